@@ -1,0 +1,1 @@
+"""What is owed: plans, rules, accruals, the ledger, payouts."""

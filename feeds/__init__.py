@@ -1,0 +1,1 @@
+"""What can be promoted: feed sources, imports, the catalogue."""

@@ -1,0 +1,1 @@
+"""What we make of what was seen: signals, scores, assessments, flags."""

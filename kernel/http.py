@@ -1,0 +1,268 @@
+"""The only kernel module that knows Starlette: endpoints, parsing, problem documents, idempotency.
+
+An endpoint is declared once (`Endpoint`); the declaration makes the route, the checks and the
+OpenAPI operation, so the three cannot disagree. A synchronous handler runs in the thread pool with
+the session of its request: a writing one when the endpoint `writes`, a reading one otherwise; the
+commit is here. An `async` handler gets no session: it waits for bytes, not for rows.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.engine import Engine
+from sqlmodel import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from kernel import clock, idempotency, problems, ratelimit
+from kernel.database import reading, unit_of_work
+from kernel.errors import AppError, FieldProblem, InvalidInput, TooLarge, invalid
+from kernel.keys import Keys
+from kernel.settings import Settings
+from kernel.tokens import Tokens
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every endpoint of a process shares. Lives in `app.state.context`."""
+
+    settings: Settings
+    engine: Engine
+    keys: Keys
+    tokens: Tokens
+    limiter: ratelimit.Limiter
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request, parsed. `body` and `query` are instances of the declared models."""
+
+    request: Request
+    context: Context
+    actor: Any
+    body: Any
+    query: Any
+    path: dict[str, str]
+    now: datetime
+    opened: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session of this request; an `async` handler has none."""
+        if self.opened is None:
+            msg = "an async handler has no session"
+            raise RuntimeError(msg)
+        return self.opened
+
+
+Handler = Callable[[Call], Any]
+Guard = Callable[[Request], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One operation: where it is, who may call it, what goes in and what comes back."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    guard: Guard | None = None
+    roles: tuple[str, ...] = ()
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    reply: type[BaseModel] | None = None
+    status: int = 200
+    writes: bool = False
+    errors: tuple[type[AppError], ...] = ()
+
+
+def context(request: Request) -> Context:
+    """What the process of this request shares."""
+    return cast("Context", request.app.state.context)
+
+
+def route(endpoint: Endpoint) -> Route:
+    """The Starlette route of an endpoint."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await _answer(endpoint, request)
+        except AppError as error:
+            return problems.respond(error, request)
+
+    return Route(endpoint.path, answer, methods=[endpoint.method], name=endpoint.summary)
+
+
+async def _answer(endpoint: Endpoint, request: Request) -> Response:
+    shared = context(request)
+    actor = await run_in_threadpool(endpoint.guard, request) if endpoint.guard else None
+    allowance = shared.limiter.spend(_spender(request, actor), now=clock.now())
+    raw = await read_body(request) if endpoint.method in {"POST", "PUT", "PATCH"} else b""
+    call = Call(
+        request=request,
+        context=shared,
+        actor=actor,
+        body=parse(endpoint.body, load_json(raw)) if endpoint.body else None,
+        query=parse(endpoint.query, dict(request.query_params)) if endpoint.query else None,
+        path=dict(request.path_params),
+        now=clock.now(),
+    )
+    key = request.headers.get("idempotency-key") if raw and actor is not None else None
+    if key is not None:
+        response = await _once(endpoint, call, key=key, raw=raw)
+    else:
+        response = await _run(endpoint, call)
+    ratelimit.describe(response, allowance)
+    return response
+
+
+def _spender(request: Request, actor: Any) -> str:
+    if actor is not None:
+        return str(actor)
+    return f"peer:{request.client.host if request.client else 'unknown'}"
+
+
+async def _run(endpoint: Endpoint, call: Call) -> Response:
+    if inspect.iscoroutinefunction(endpoint.handler):
+        handler = cast("Callable[[Call], Awaitable[Any]]", endpoint.handler)
+        return _render(endpoint, await handler(call))
+    return await run_in_threadpool(_run_in_session, endpoint, call)
+
+
+def _run_in_session(endpoint: Endpoint, call: Call) -> Response:
+    with _session(endpoint, call) as session:
+        call.opened = session
+        return _render(endpoint, endpoint.handler(call))
+
+
+def _session(endpoint: Endpoint, call: Call) -> AbstractContextManager[Session]:
+    engine = call.context.engine
+    return unit_of_work(engine) if endpoint.writes else reading(engine)
+
+
+async def _once(endpoint: Endpoint, call: Call, *, key: str, raw: bytes) -> Response:
+    """Run at most once for (actor, key); an equal repeat gets the first answer again."""
+    request = call.request
+    seen = idempotency.Seen(
+        actor=str(call.actor),
+        key=idempotency.parse_key(key),
+        request_hash=hashlib.sha256(
+            b"\n".join((request.method.encode(), request.url.path.encode(), raw))
+        ).hexdigest(),
+    )
+    hours = call.context.settings.idempotency_hours
+    stored = await run_in_threadpool(
+        idempotency.begin, call.context.engine, seen, now=call.now, hours=hours
+    )
+    if stored is not None:
+        return Response(
+            stored.body.encode(),
+            status_code=stored.status,
+            media_type=stored.media_type,
+            headers={"Idempotency-Replayed": "true"},
+        )
+    try:
+        response = await _run(endpoint, call)
+    except BaseException:
+        # Nothing took effect, so the key is free again: the caller may mend the input and repeat.
+        await run_in_threadpool(idempotency.forget, call.context.engine, seen)
+        raise
+    await run_in_threadpool(
+        idempotency.finish,
+        call.context.engine,
+        seen,
+        status=response.status_code,
+        media_type=response.media_type or "application/json",
+        body=bytes(response.body).decode(),
+    )
+    return response
+
+
+def _render(endpoint: Endpoint, result: Any) -> Response:
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, BaseModel):
+        return Response(
+            result.model_dump_json(by_alias=True),
+            status_code=endpoint.status,
+            media_type="application/json",
+        )
+    return JSONResponse(result, status_code=endpoint.status)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body; past `body_bytes_max` a TooLarge, before reading on."""
+    limit = context(request).settings.body_bytes_max
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {limit} bytes", limit="body_bytes_max", limit_bytes=limit
+    )
+
+
+def load_json(raw: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN or Infinity, no key twice, no bottomless nesting."""
+    try:
+        return json.loads(
+            raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twice
+        )
+    except RecursionError as error:
+        raise invalid("body", "json", "is nested too deeply") from error
+    except ValueError as error:
+        raise invalid("body", "json", f"is not valid JSON ({error})") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object names a key twice")
+    return found
+
+
+def parse(model: type[_M], value: Any) -> _M:
+    """The value as an instance of the model; every broken rule is named in one InvalidInput."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInput(
+            [
+                FieldProblem(field=_path(entry["loc"]), rule=entry["type"], message=entry["msg"])
+                for entry in error.errors(include_url=False, include_input=False)
+            ]
+        ) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "body"

@@ -1,0 +1,40 @@
+"""Public ids: a prefix that says what it is, and 26 characters that say nothing else.
+
+`new_id` is time-ordered (48 bits of milliseconds, 80 random bits). `derived_id` is a keyed hash
+of the facts that make a thing the same thing, so that a repeat gives the same id without asking
+a database; the key keeps outsiders from computing ids of orders they do not own.
+"""
+
+import hashlib
+import secrets
+from datetime import datetime
+
+from kernel import clock
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32, lower case
+_LENGTH = 26
+
+
+def new_id(prefix: str, *, at: datetime | None = None) -> str:
+    """A fresh id such as `pub_01k...`; ids made later sort later, to the millisecond."""
+    milliseconds = int((at or clock.now()).timestamp() * 1000)
+    return f"{prefix}_{_encode((milliseconds << 80) | secrets.randbits(80))}"
+
+
+def derived_id(prefix: str, key: bytes, *parts: str) -> str:
+    """The id of (key, parts): equal for equal parts, unguessable without the 32-byte key."""
+    digest = hashlib.blake2b(digest_size=16, key=key)
+    for part in parts:
+        encoded = part.encode()
+        # The length goes first so that ("a", "bc") and ("ab", "c") stay different.
+        digest.update(len(encoded).to_bytes(4, "big"))
+        digest.update(encoded)
+    return f"{prefix}_{_encode(int.from_bytes(digest.digest(), 'big'))}"
+
+
+def _encode(number: int) -> str:
+    characters = []
+    for _ in range(_LENGTH):
+        number, index = divmod(number, 32)
+        characters.append(_ALPHABET[index])
+    return "".join(reversed(characters))

@@ -1,0 +1,178 @@
+"""Every setting: name, type, default, unit and meaning, read once from `TALLYSTICK_*`.
+
+The class is the one table: the docs test compares `docs/reference/settings.md` with it, and an
+unknown `TALLYSTICK_*` variable stops the start, so that a misspelt limit is never a silent default.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "TALLYSTICK_"
+# Read by the test suite and CI, not by the server.
+TEST_VARIABLES = frozenset(
+    {"TALLYSTICK_REQUIRE_SERVICES", "TALLYSTICK_SHARED_DATA", "TALLYSTICK_TEST_POSTGRES_URL"}
+)
+
+
+class UnknownSettingError(Exception):
+    """A `TALLYSTICK_*` variable that no setting has. The value is never shown."""
+
+
+class Settings(BaseSettings):
+    """Frozen settings of one process. Units are the last word of a name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("var"), description="Folder of everything this node keeps.")
+    database_url: str = Field(
+        "",
+        description="Database URL; empty means SQLite in `data_dir`. PostgreSQL: `postgresql://`.",
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="Master secret, at least 32 characters, equal on every node. Empty: a random "
+        "one is made once in `data_dir/secret`, readable by its owner only.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    base_url: str = Field(
+        "", description="Public address of this server; empty means `http://host:port`."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses whose `X-Forwarded-For` is believed, comma separated; "
+        "empty believes nobody.",
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    journal_segment_bytes_max: int = Field(
+        64 * 2**20, ge=2**16, description="A journal segment is closed at this size."
+    )
+    journal_bytes_max: int = Field(
+        4 * 2**30,
+        ge=2**20,
+        description="Unshipped journal on disk; past it nothing is acknowledged.",
+    )
+    journal_record_bytes_max: int = Field(
+        2**20, ge=2**12, description="One journal record; a larger event is refused."
+    )
+    ship_batch_records_max: int = Field(
+        500, ge=1, description="Events moved into the database in one transaction."
+    )
+    ship_idle_milliseconds: int = Field(
+        50, ge=1, description="Pause of the shipper when its journal holds nothing new."
+    )
+    routing_refresh_seconds: int = Field(
+        2, ge=1, description="How often a tracker looks for changed programs and memberships."
+    )
+    url_bytes_max: int = Field(8192, ge=256, description="Longest accepted request target.")
+    sub_id_chars_max: int = Field(
+        256, ge=1, description="Longest sub-id; longer ones are cut and marked."
+    )
+    body_bytes_max: int = Field(
+        16 * 2**20, ge=1024, description="Largest request body; a larger one is a 413."
+    )
+    batch_rows_max: int = Field(
+        10_000, ge=1, description="Rows of one batch of conversions or clicks."
+    )
+    order_items_max: int = Field(1_000, ge=1, description="Line items of one order.")
+    intake_wait_milliseconds: int = Field(
+        2_000, ge=0, description="How long a change of an order waits for the order to be shipped."
+    )
+
+    broker_url: str = Field(
+        "", description="Celery broker; empty means files under `data_dir/broker`, no server."
+    )
+    worker_threads: int = Field(2, ge=1, le=64, description="Threads of one worker.")
+    outbox_attempts_max: int = Field(
+        5, ge=1, description="Attempts of a follow-up before it is parked for a person."
+    )
+    outbox_batch_milliseconds: int = Field(
+        150,
+        ge=1,
+        description="Longest transaction of the pipeline, so that SQLite's writer is shared.",
+    )
+    outbox_lease_seconds: int = Field(
+        60, ge=5, description="A lane whose worker died is taken over after this time."
+    )
+
+    token_seconds: int = Field(900, ge=60, le=3600, description="Life of an access token.")
+    session_hours: int = Field(12, ge=1, le=168, description="Life of a console session.")
+    sign_in_attempts_max: int = Field(
+        10, ge=1, description="Wrong passwords for one account, and for one address, in 15 minutes."
+    )
+    api_requests_per_minute_max: int = Field(
+        1_200, ge=1, description="Requests of one API client in a minute; more is a 429."
+    )
+    rate_limit_url: str = Field(
+        "memory://",
+        description="Where request counts live: `memory://`, or `redis://` shared by nodes.",
+    )
+    page_rows_max: int = Field(1_000, ge=1, description="Rows of one API page.")
+    idempotency_hours: int = Field(
+        24, ge=1, description="How long an `Idempotency-Key` is remembered."
+    )
+
+    geoip_dir: Path | None = Field(
+        None, description="Folder with MaxMind-style `*.mmdb` files; they win over built-in data."
+    )
+    duplicate_click_seconds: int = Field(
+        60, ge=1, description="Clicks of one visitor on one program within this time are repeats."
+    )
+
+    feed_bytes_max: int = Field(2 * 2**30, ge=1024, description="Decoded size of one feed.")
+    feed_rows_max: int = Field(5_000_000, ge=1, description="Rows of one feed.")
+    feed_seconds_max: int = Field(900, ge=1, description="Time to download one feed.")
+    feed_private_hosts: str = Field(
+        "",
+        description="Hosts on private addresses that feeds may come from, comma separated. "
+        "Empty: public addresses only.",
+    )
+    feed_refresh_minutes: int = Field(360, ge=1, description="Pause between pulls of a feed.")
+
+    @field_validator("secret")
+    @classmethod
+    def _secret_is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:  # noqa: PLR2004 - the rule itself
+            msg = "must have at least 32 characters"
+            raise ValueError(msg)
+        return value
+
+    @cached_property
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'tallystick.db').absolute()}"
+
+    @cached_property
+    def public_url(self) -> str:
+        """The public address, without a trailing slash."""
+        return (self.base_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @cached_property
+    def proxies(self) -> frozenset[str]:
+        """Peers whose forwarding header is believed."""
+        return _words(self.trusted_proxies)
+
+    @cached_property
+    def private_feed_hosts(self) -> frozenset[str]:
+        """Hosts that feeds may be fetched from although their address is not public."""
+        return _words(self.feed_private_hosts)
+
+
+def load() -> Settings:
+    """The settings of this process. An unknown variable raises UnknownSettingError."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | TEST_VARIABLES
+    unknown = sorted(
+        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+    if unknown:
+        raise UnknownSettingError(f"unknown setting: {', '.join(unknown)}")
+    return Settings()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,1 @@
+"""Who takes part and on what terms: parties, programs, memberships, users, access."""

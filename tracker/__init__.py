@@ -1,0 +1,1 @@
+"""What was seen: links, clicks, the journal, conversions, attribution."""
