@@ -24,6 +24,7 @@ SQLModel.metadata.naming_convention = {
 }
 
 BUSY_TIMEOUT_MILLISECONDS = 10_000
+CHECKPOINT_TIMEOUT_MILLISECONDS = 250
 LOCK_TIMEOUT_MILLISECONDS = 10_000
 
 # SQLite numbers rows only for INTEGER keys; PostgreSQL needs 64 bits said out loud.
@@ -123,8 +124,11 @@ def unit_of_work(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """A session on one snapshot that never waits for a writer and never commits."""
+    options: dict[str, Any] = {"read_only": True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with (
-        engine.connect().execution_options(read_only=True) as connection,
+        engine.connect().execution_options(**options) as connection,
         Session(connection, expire_on_commit=False, autoflush=False) as session,
     ):
         yield session
@@ -143,13 +147,17 @@ def is_reachable(engine: Engine) -> bool:
 def checkpoint(engine: Engine) -> None:
     """Fold SQLite's write-ahead log into the file; nothing on PostgreSQL.
 
-    TRUNCATE waits for the writer lock and keeps it, so no commit can race it. Called by one
-    process only.
+    TRUNCATE takes the writer lock and keeps it, so no commit can race it. It waits only a moment
+    for readers: writers stand still meanwhile, and the next call finds what this one left.
+    Called by one process only.
     """
     if engine.dialect.name != "sqlite":
         return
     connection = engine.raw_connection()
     try:
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MILLISECONDS}")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
     finally:
         connection.close()

@@ -98,11 +98,18 @@ def add_user(
 
 
 def add_client(
-    session: Session, *, name: str, role: Role, party_id: str | None, actor: str, now: datetime
+    session: Session,
+    *,
+    name: str,
+    role: Role,
+    party_id: str | None,
+    actor: str,
+    now: datetime,
+    secret: str = "",
 ) -> tuple[ApiClient, str]:
-    """An API client and its secret, which is shown this once."""
+    """An API client and its secret, which is shown this once; a random one unless given."""
     _check_party(role, party_id)
-    secret = f"tss_{secrets.token_urlsafe(32)}"
+    secret = secret or f"tss_{secrets.token_urlsafe(32)}"
     client = ApiClient(
         id=new_id("cli", at=now),
         name=name,
@@ -117,9 +124,11 @@ def add_client(
     return client, secret
 
 
-def add_postback_token(session: Session, *, program: Program, actor: str, now: datetime) -> str:
-    """A token that reports sales of this program; shown this once."""
-    token = f"pbt_{secrets.token_urlsafe(24)}"
+def add_postback_token(
+    session: Session, *, program: Program, actor: str, now: datetime, token: str = ""
+) -> str:
+    """A token that reports sales of this program, shown this once; random unless given."""
+    token = token or f"pbt_{secrets.token_urlsafe(24)}"
     row = PostbackToken(
         id=new_id("pbk", at=now),
         program_id=program.id,
@@ -203,6 +212,12 @@ def claims_of_client(client: ApiClient) -> dict[str, str]:
         "party": client.party_id or "",
         "name": client.name,
     }
+
+
+def client_ids_by_name(session: Session) -> dict[str, str]:
+    """Ids of the API clients by their names; of equal names, the newest."""
+    query = select(ApiClient.name, ApiClient.id).order_by(col(ApiClient.created_at))
+    return dict(session.exec(query).all())
 
 
 def require(*roles: Role) -> http.Guard:

@@ -5,7 +5,7 @@ nullable or with a server default, and drop nothing that the version before read
 """
 
 import sqlalchemy as sa
-import sqlmodel
+import sqlmodel.sql.sqltypes
 from alembic import op
 
 from kernel.database import append_only_ddl

@@ -1,0 +1,5 @@
+"""`python -m server` is `tallystick`."""
+
+from server.cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""The ASGI application: the click in front, everything else behind it, one edge around both."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import console.app
+import partner_api.app
+from kernel import http, log, problems, ratelimit
+from kernel.database import connect
+from kernel.errors import AppError, NotFound
+from kernel.keys import load as load_keys
+from kernel.settings import Settings
+from kernel.tokens import Tokens
+from server import backlog, ops
+from tracker import http as tracker_http
+from tracker.node import open_node
+
+_log = log.get(__name__)
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
+CLICK_PREFIX = "/c/"
+
+
+def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
+    """The application of one process; opens its journal when it starts, closes it when it ends."""
+    keys = load_keys(settings)
+    context = http.Context(
+        settings=settings,
+        engine=connect(settings.database),
+        keys=keys,
+        tokens=Tokens(keys, issuer=settings.public_url),
+        limiter=ratelimit.Limiter(
+            requests_per_minute=settings.api_requests_per_minute_max,
+            storage_url=settings.rate_limit_url,
+        ),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        node = await open_node(
+            settings=settings, engine=context.engine, keys=keys, tokens=context.tokens
+        )
+        app.state.node = node
+        front.click = tracker_http.ClickApp(node)
+        try:
+            yield
+        finally:
+            await node.close()
+            context.engine.dispose()
+
+    app = Starlette(
+        routes=_routes(only_tracker=only_tracker),
+        lifespan=lifespan,
+        exception_handlers=_EXCEPTION_HANDLERS,
+    )
+    app.state.context = context
+    app.state.backlog = partial(backlog.status, data_dir=settings.data_dir)
+    front = Front(app)
+    return front
+
+
+def _routes(*, only_tracker: bool) -> list[BaseRoute]:
+    routes: list[BaseRoute] = [
+        *ops.ROUTES,
+        *tracker_http.ROUTES,
+        *(http.route(endpoint) for endpoint in tracker_http.ENDPOINTS),
+    ]
+    if only_tracker:
+        return routes
+    return [
+        *routes,
+        *partner_api.app.routes(tracker_http.ENDPOINTS),
+        *console.app.routes(),
+    ]
+
+
+class Front:
+    """The outermost application: clicks go straight to the tracker, headers go onto the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.click: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection event."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self.click is not None and scope["path"].startswith(CLICK_PREFIX):
+            await self.click(scope, receive, send)
+            return
+        await self._app(scope, receive, _with_headers(send))
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            present = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                *(header for header in _HEADERS if header[0] not in present),
+            ]
+        await send(message)
+
+    return sending
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, AppError):
+        raise error
+    return problems.respond(error, request)
+
+
+async def _not_found(request: Request, _error: Exception) -> Response:
+    return problems.respond(NotFound("nothing is at this address"), request)
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    headers: Mapping[str, str] = getattr(error, "headers", None) or {}
+    return _problem(request, 405, "method_not_allowed", "This address has other methods", headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # The details are for the log; an answer that shows them helps only attackers.
+    _log.error("unexpected_error", path=request.url.path, exc_info=error)
+    return _problem(request, 500, "unexpected_error", "This should not have happened", {})
+
+
+def _problem(
+    request: Request, status: int, code: str, title: str, headers: Mapping[str, str]
+) -> JSONResponse:
+    document: dict[str, Any] = {
+        "type": f"/docs/errors#{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": title,
+        "instance": request.url.path,
+    }
+    return JSONResponse(
+        document, status_code=status, headers=dict(headers), media_type=problems.MEDIA_TYPE
+    )
+
+
+_EXCEPTION_HANDLERS: Mapping[Any, Any] = {
+    AppError: _refused,
+    404: _not_found,
+    405: _wrong_method,
+    Exception: _unexpected,
+}

@@ -1,0 +1,98 @@
+"""What each process of `tallystick serve` does until it is told to stop."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import sqlalchemy as sa
+import uvicorn
+
+from kernel import clock, keys, log
+from kernel.database import connect
+from kernel.settings import Settings
+from server import app
+from server.processes import die_with_supervisor
+from tracker import shipper
+from tracker.geo import GeoResolver
+from tracker.node import JOURNAL_FOLDER
+
+_log = log.get(__name__)
+_RING_SECONDS = 0.3
+_TROUBLE_PAUSE_SECONDS = 2.0
+_DRAIN_SECONDS = 10
+
+
+def serve_http(settings: Settings, *, descriptor: int, only_tracker: bool) -> None:
+    """Answer requests on an inherited listening socket."""
+    die_with_supervisor()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.build(settings, only_tracker=only_tracker),
+            http="httptools",
+            loop="uvloop",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # The peer's own address must reach the tracker, which judges X-Forwarded-For itself.
+            proxy_headers=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def ship(settings: Settings) -> None:
+    """Move what this node's journals hold into the database, and ring when something came."""
+    die_with_supervisor()
+    # Celery is heavy to import and only this role rings it.
+    from server import worker  # noqa: PLC0415
+
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    engine = connect(settings.database, pool_size=2)
+    ship_all = partial(
+        shipper.ship_all,
+        engine,
+        settings.data_dir / JOURNAL_FOLDER,
+        keys=keys.load(settings),
+        geo=GeoResolver(settings.geoip_dir),
+        settings=settings,
+    )
+    rung_at = 0.0
+    owed = False
+    while True:
+        last = stopping.is_set()
+        moved = _ship_patiently(ship_all, stopping)
+        owed = owed or moved.records > 0
+        if owed and (last or time.monotonic() - rung_at > _RING_SECONDS):
+            worker.ring()
+            rung_at, owed = time.monotonic(), False
+        if last and not moved:
+            break
+        if not moved:
+            stopping.wait(settings.ship_idle_milliseconds / 1000)
+    engine.dispose()
+
+
+def _ship_patiently(
+    ship_all: Callable[..., shipper.Shipped], stopping: threading.Event
+) -> shipper.Shipped:
+    try:
+        return ship_all(now=clock.now())
+    except sa.exc.SQLAlchemyError as error:
+        # Nothing is lost: the journal keeps what the database does not have yet.
+        _log.warning("database_unreachable", error=type(error).__name__)
+        stopping.wait(_TROUBLE_PAUSE_SECONDS)
+        return shipper.Shipped()
+
+
+def work(*, with_beat: bool) -> None:
+    """Run the Celery worker."""
+    die_with_supervisor()
+    from server import worker  # noqa: PLC0415 - importing it connects to the broker
+
+    worker.run(with_beat=with_beat)

@@ -1,0 +1,149 @@
+"""Celery: the doorbell and the clock of background work. The only door to it.
+
+A message says "look again", nothing more: what is to be done stands in rows with leases, so a lost
+or doubled message is harmless on every broker. The default broker is a folder, which needs no
+server; kombu's folder transport forgets a message whose worker dies, and beat rings again.
+"""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from kernel import clock, keys, log, settings
+from kernel.database import connect
+from kernel.outbox import Limits, drain
+from server import chores, pipeline
+
+_log = log.get(__name__)
+_CONFIGURED = settings.load()
+_PROCESSED_MESSAGES_KEPT_SECONDS = 600
+
+
+def _folder_transport(root: Path) -> dict[str, Any]:
+    # Incoming and outgoing are the same folder; a message is moved to `processed` on the same disk,
+    # because kombu would otherwise copy it to the system's temporary folder, where two workers can
+    # both take it.
+    folders = {name: root / name for name in ("messages", "control", "processed")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(folders["messages"]),
+        "data_folder_out": str(folders["messages"]),
+        "control_folder": str(folders["control"]),
+        "processed_folder": str(folders["processed"]),
+        "store_processed": True,
+        "polling_interval": 0.2,
+    }
+
+
+def _transport(configured: settings.Settings) -> dict[str, Any]:
+    if configured.broker_url:
+        return {"broker_url": configured.broker_url}
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": _folder_transport(configured.data_dir / "broker"),
+    }
+
+
+app = Celery("tallystick")
+app.conf.update(
+    **_transport(_CONFIGURED),
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    timezone="UTC",
+    worker_hijack_root_logger=False,
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    beat_schedule_filename=str(_CONFIGURED.data_dir / "beat-schedule"),
+    beat_schedule={
+        "drain": {"task": "tallystick.drain", "schedule": 2.0, "options": {"expires": 2}},
+        "sweep": {"task": "tallystick.sweep", "schedule": 15.0, "options": {"expires": 15}},
+        "maintain": {"task": "tallystick.maintain", "schedule": 20.0, "options": {"expires": 20}},
+        "pull_feeds": {
+            "task": "tallystick.pull_feeds",
+            "schedule": 30.0,
+            "options": {"expires": 30},
+        },
+    },
+)
+
+_engine = connect(_CONFIGURED.database, pool_size=_CONFIGURED.worker_threads + 2)
+_handlers = pipeline.handlers(keys.load(_CONFIGURED))
+
+
+def _owner() -> str:
+    return f"{os.uname().nodename}:{os.getpid()}:{threading.get_ident()}"
+
+
+@app.task(name="tallystick.drain")
+def drain_outbox() -> None:
+    """Work what the outbox holds."""
+    drain(
+        _engine,
+        _handlers,
+        owner=_owner(),
+        limits=Limits(
+            batch_milliseconds=_CONFIGURED.outbox_batch_milliseconds,
+            attempts_max=_CONFIGURED.outbox_attempts_max,
+            lease_seconds=_CONFIGURED.outbox_lease_seconds,
+        ),
+        clock=clock.now,
+    )
+
+
+@app.task(name="tallystick.sweep")
+def sweep() -> None:
+    """Move commissions whose lock date has passed."""
+    chores.sweep(_engine, owner=_owner(), now=clock.now())
+
+
+@app.task(name="tallystick.maintain")
+def maintain() -> None:
+    """Fold SQLite's log into its file and drop messages that were delivered long ago."""
+    chores.maintain(_engine)
+    if not _CONFIGURED.broker_url:
+        _prune(_CONFIGURED.data_dir / "broker" / "processed")
+
+
+@app.task(name="tallystick.pull_feeds")
+def pull_feeds() -> None:
+    """Pull the feeds whose time has come."""
+    chores.pull_feeds(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
+
+
+def ring() -> None:
+    """Tell a worker that the outbox has something; failing to is a delay of seconds, not a loss."""
+    try:
+        drain_outbox.apply_async(expires=5, retry=False)
+    except Exception as error:  # noqa: BLE001 - no broker of any kind may stop the shipper
+        _log.warning("doorbell_failed", error=type(error).__name__)
+
+
+def run(*, with_beat: bool) -> None:
+    """Work until told to stop."""
+    arguments = [
+        "worker",
+        "--pool=threads",
+        f"--concurrency={_CONFIGURED.worker_threads}",
+        "--loglevel=WARNING",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+    ]
+    if with_beat:
+        arguments.append("--beat")
+    app.worker_main(arguments)
+
+
+def _prune(folder: Path) -> None:
+    oldest = time.time() - _PROCESSED_MESSAGES_KEPT_SECONDS
+    for path in folder.iterdir():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
