@@ -92,7 +92,7 @@ class Product(SQLModel, table=True):
     image_link: str = ""
     availability: str
     price_minor: Minor
-    sale_price_minor: Minor | None = None
+    sale_price_minor: int | None = Field(default=None, sa_type=sa.BigInteger)
     currency: str
     extra: dict[str, Any] = json_column()
     fingerprint: str

@@ -6,6 +6,7 @@ does, because SQLite before 3.51.3 can lose a commit that races a checkpoint (th
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ SQLModel.metadata.naming_convention = {
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 CHECKPOINT_TIMEOUT_MILLISECONDS = 250
 LOCK_TIMEOUT_MILLISECONDS = 10_000
+_BEGIN_PAUSE_SECONDS = 0.003
 
 # SQLite numbers rows only for INTEGER keys; PostgreSQL needs 64 bits said out loud.
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -100,6 +102,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         "wal_autocheckpoint = 0",
+        # Without it INSERT OR REPLACE deletes a row past the trigger that forbids deleting.
+        "recursive_triggers = ON",
         "temp_store = MEMORY",
         "cache_size = -32768",
     ):
@@ -110,8 +114,35 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns into a writer later fails at once when another writer was
     # faster, busy timeout or not; so whatever may write takes the lock first.
-    read_only = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("read_only", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite's own waiting looks every 100 ms; between two transactions of a busy worker it would
+    # miss its turn for seconds. Looking every few milliseconds makes the queue nearly fair.
+    deadline = time.monotonic() + BUSY_TIMEOUT_MILLISECONDS / 1000
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while not _try_begin_immediate(connection, last=time.monotonic() > deadline):
+            time.sleep(_BEGIN_PAUSE_SECONDS)
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}")
+
+
+def _try_begin_immediate(connection: Connection, *, last: bool) -> bool:
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except sa.exc.OperationalError as error:
+        busy = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+        if last or not busy:
+            raise
+        return False
+    return True
+
+
+def let_others_write(engine: Engine) -> None:
+    """A pause between two short transactions of bulk work, so that whoever waits gets its turn."""
+    if engine.dialect.name == "sqlite":
+        time.sleep(2 * _BEGIN_PAUSE_SECONDS)
 
 
 @contextmanager

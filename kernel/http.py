@@ -9,6 +9,8 @@ commit is here. An `async` handler gets no session: it waits for bytes, not for 
 import hashlib
 import inspect
 import json
+import math
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,12 +27,14 @@ from starlette.routing import Route
 
 from kernel import clock, idempotency, problems, ratelimit
 from kernel.database import reading, unit_of_work
-from kernel.errors import AppError, FieldProblem, InvalidInput, TooLarge, invalid
+from kernel.errors import AppError, FieldProblem, InvalidInput, TooLarge, TooMany, invalid
 from kernel.keys import Keys
 from kernel.settings import Settings
 from kernel.tokens import Tokens
 
 _M = TypeVar("_M", bound=BaseModel)
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +113,38 @@ def route(endpoint: Endpoint) -> Route:
 async def _answer(endpoint: Endpoint, request: Request) -> Response:
     shared = context(request)
     actor = await run_in_threadpool(endpoint.guard, request) if endpoint.guard else None
-    allowance = shared.limiter.spend(_spender(request, actor), now=clock.now())
-    raw = await read_body(request) if endpoint.method in {"POST", "PUT", "PATCH"} else b""
+    try:
+        allowance = shared.limiter.spend(_spender(request, actor), now=clock.now())
+    except TooMany as error:
+        response: Response = problems.respond(error, request)
+        ratelimit.describe(response, shared.limiter.used_up(error))
+        return response
+    try:
+        response = await _take(endpoint, request, actor)
+    except AppError as error:
+        # A refusal costs as much of the caller's minute as success, so it says what is left too.
+        response = problems.respond(error, request)
+    ratelimit.describe(response, allowance)
+    return response
+
+
+async def _take(endpoint: Endpoint, request: Request, actor: Any) -> Response:
+    has_body = endpoint.method in _METHODS_WITH_BODY
+    raw = await read_body(request) if has_body else b""
     call = Call(
         request=request,
-        context=shared,
+        context=context(request),
         actor=actor,
         body=parse(endpoint.body, load_json(raw)) if endpoint.body else None,
         query=parse(endpoint.query, dict(request.query_params)) if endpoint.query else None,
         path=dict(request.path_params),
         now=clock.now(),
     )
-    key = request.headers.get("idempotency-key") if raw and actor is not None else None
+    # Also without a body: approving a payout twice is no better for having nothing to say.
+    key = request.headers.get("idempotency-key") if has_body and actor is not None else None
     if key is not None:
-        response = await _once(endpoint, call, key=key, raw=raw)
-    else:
-        response = await _run(endpoint, call)
-    ratelimit.describe(response, allowance)
-    return response
+        return await _once(endpoint, call, key=key, raw=raw)
+    return await _run(endpoint, call)
 
 
 def _spender(request: Request, actor: Any) -> str:
@@ -226,19 +244,36 @@ def _too_large(limit: int) -> TooLarge:
 
 
 def load_json(raw: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN or Infinity, no key twice, no bottomless nesting."""
+    """Strict JSON: UTF-8, no NaN or Infinity, no key twice, no half characters, not too deep."""
     try:
-        return json.loads(
-            raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twice
+        text = raw.decode("utf-8")
+        value = json.loads(
+            text,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_twice,
         )
+        if _SURROGATE.search(text):
+            # Half of a surrogate pair passes for text until someone stores or prints it.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        raise invalid("body", "json", "holds what is not UTF-8 text") from error
     except RecursionError as error:
         raise invalid("body", "json", "is nested too deeply") from error
     except ValueError as error:
         raise invalid("body", "json", f"is not valid JSON ({error})") from error
+    return value
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    return number
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, Session, SQLModel, col
 
 from kernel.database import unit_of_work
 from kernel.errors import Conflict, Refused, invalid
@@ -78,13 +78,14 @@ def begin(engine: Engine, seen: Seen, *, now: datetime, hours: int) -> Idempoten
                     recorded_at=now,
                 )
             )
+            _flush_claim(session)
             return None
         if record.request_hash != seen.request_hash:
             raise KeyReused("this Idempotency-Key came before with another request")
         if record.status:
             return record
         if record.recorded_at > now - timedelta(seconds=_IN_FLIGHT_SECONDS):
-            raise KeyInFlight("the first request with this Idempotency-Key is still running")
+            raise _in_flight()
         # Whoever claimed the key died before answering; business keys make a repeat safe.
         record.recorded_at = now
         return None
@@ -108,7 +109,20 @@ def forget(engine: Engine, seen: Seen) -> None:
         )
 
 
-def _forget_old(session: sa.orm.Session, *, now: datetime, hours: int) -> None:
+def _flush_claim(session: Session) -> None:
+    # On PostgreSQL no row could be locked, so two requests can get this far at once; the second
+    # waits for the first one's claim and then meets its primary key.
+    try:
+        session.flush()
+    except sa.exc.IntegrityError as error:
+        raise _in_flight() from error
+
+
+def _in_flight() -> KeyInFlight:
+    return KeyInFlight("the first request with this Idempotency-Key is still running")
+
+
+def _forget_old(session: Session, *, now: datetime, hours: int) -> None:
     session.execute(
         sa.delete(IdempotencyRecord).where(
             col(IdempotencyRecord.recorded_at) < now - timedelta(hours=hours)

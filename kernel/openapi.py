@@ -1,7 +1,7 @@
 """OpenAPI 3.1 from the endpoints themselves, so that it cannot describe something else."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,17 +12,19 @@ from kernel.errors import AppError, InvalidInput, Unauthenticated
 from kernel.http import Endpoint
 
 _REF = "#/components/schemas/{model}"
+# By model and mode: a model that goes in and comes out may be two schemas with names of their own.
+_Refs = Mapping[Any, dict[str, Any]]
 
 
 def build(
     endpoints: Sequence[Endpoint], *, title: str, version: str, server: str, roles: dict[str, str]
 ) -> dict[str, Any]:
     """The document for these endpoints; `roles` are the scopes a token may carry."""
-    models = _models(endpoints)
-    _, schemas = models_json_schema(models, ref_template=_REF)
+    refs, schemas = models_json_schema(_models(endpoints), ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, refs)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
@@ -78,13 +80,13 @@ def _models(endpoints: Sequence[Endpoint]) -> list[tuple[type[BaseModel], Any]]:
     return list(found)
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, refs: _Refs) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": _operation_id(endpoint),
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": _path_parameters(endpoint.path) + _query_parameters(endpoint.query),
-        "responses": _responses(endpoint),
+        "responses": _responses(endpoint, refs),
     }
     if endpoint.handler.__doc__:
         operation["description"] = endpoint.handler.__doc__
@@ -93,7 +95,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _ref(endpoint.body)}},
+            "content": {"application/json": {"schema": refs[endpoint.body, "validation"]}},
         }
     return operation
 
@@ -101,10 +103,6 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 def _operation_id(endpoint: Endpoint) -> str:
     words = re.sub(r"[^a-z0-9]+", "_", endpoint.path.lower()).strip("_")
     return f"{endpoint.method.lower()}_{words}"
-
-
-def _ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
@@ -117,7 +115,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
     if model is None:
         return []
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(ref_template=_REF)
     required = set(schema.get("required", ()))
     return [
         {"name": name, "in": "query", "required": name in required, "schema": part}
@@ -125,10 +123,11 @@ def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
     ]
 
 
-def _responses(endpoint: Endpoint) -> dict[str, Any]:
+def _responses(endpoint: Endpoint, refs: _Refs) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "As asked"}
     if endpoint.reply is not None:
-        success["content"] = {"application/json": {"schema": _ref(endpoint.reply)}}
+        schema = refs[endpoint.reply, "serialization"]
+        success["content"] = {"application/json": {"schema": schema}}
     answers = {str(endpoint.status): success}
     for kind in _errors(endpoint):
         status = str(problems.status_of(kind))

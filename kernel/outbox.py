@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from kernel import log
-from kernel.database import reading, sequence_key, unit_of_work
+from kernel.database import let_others_write, reading, sequence_key, unit_of_work
 
 _log = log.get(__name__)
 _ROWS_PER_LOOK = 200
@@ -86,7 +86,7 @@ def drain(
     limits: Limits,
     clock: Callable[[], datetime],
 ) -> int:
-    """Work every open lane that nobody else is on, until nothing is due; rows done come back."""
+    """Work every open lane that nobody else is on, until nothing is due; tries made come back."""
     done = 0
     while True:
         with reading(engine) as session:
@@ -104,12 +104,21 @@ def acquire(session: Session, name: str, *, owner: str, seconds: int, now: datet
     """Take or renew the lease; False when another owner's has not run out."""
     lease = session.exec(select(Lease).where(Lease.name == name).with_for_update()).one_or_none()
     if lease is None:
-        session.add(Lease(name=name, owner=owner, until=now + timedelta(seconds=seconds)))
-        session.flush()
-        return True
+        return _acquire_first(session, name, owner=owner, until=now + timedelta(seconds=seconds))
     if lease.owner != owner and lease.until > now:
         return False
     lease.owner, lease.until = owner, now + timedelta(seconds=seconds)
+    return True
+
+
+def _acquire_first(session: Session, name: str, *, owner: str, until: datetime) -> bool:
+    # No row could be locked, so on PostgreSQL two owners can arrive here at once; the second waits
+    # for the first one's transaction and then learns that the name is taken.
+    try:
+        with session.begin_nested():
+            session.add(Lease(name=name, owner=owner, until=until))
+    except sa.exc.IntegrityError:
+        return False
     return True
 
 
@@ -150,6 +159,7 @@ def _drain_lane(
                 release(session, lease, owner=owner)
                 return done
         done += worked
+        let_others_write(engine)
 
 
 def _work_batch(
@@ -217,9 +227,16 @@ def _work_row(
     return True
 
 
+def _storable(text: str) -> str:
+    # An error may quote what a stranger sent. What no database takes as text must not keep the
+    # failure from being noted, or the row would stop its lane for ever.
+    cut = text[:_ERROR_CHARS_MAX].replace("\0", "\ufffd")
+    return cut.encode(errors="replace").decode()
+
+
 def _note_failure(row: OutboxRow, error: Exception, *, attempts_max: int, now: datetime) -> None:
     row.attempts += 1
-    row.last_error = f"{type(error).__name__}: {error}"[:_ERROR_CHARS_MAX]
+    row.last_error = _storable(f"{type(error).__name__}: {error}")
     row.next_attempt_at = now + timedelta(seconds=2**row.attempts)
     if row.attempts >= attempts_max:
         row.parked_at = now

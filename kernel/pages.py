@@ -1,7 +1,6 @@
 """Cursors: where a list goes on, opaque to the caller, stable while rows are added."""
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -18,7 +17,7 @@ def decode(cursor: str, *kinds: type) -> list[Any]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         position = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error) as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong() from error
     if not isinstance(position, list) or [type(part) for part in position] != list(kinds):
         raise _wrong()

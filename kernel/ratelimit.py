@@ -32,6 +32,12 @@ class Limiter:
         self._item = RateLimitItemPerMinute(requests_per_minute)
         self._window = SlidingWindowCounterRateLimiter(storage_from_string(storage_url))
 
+    def used_up(self, refusal: TooMany) -> Allowance:
+        """The allowance that goes with a refusal of `spend`."""
+        return Allowance(
+            quota=self._item.amount, remaining=0, reset_seconds=refusal.retry_after_seconds
+        )
+
     def spend(self, caller: str, *, now: datetime, cost: int = 1) -> Allowance:
         """Count the request; TooMany when the window is used up."""
         allowed = self._window.hit(self._item, caller, cost=cost)

@@ -25,7 +25,10 @@ class UnknownSettingError(Exception):
 class Settings(BaseSettings):
     """Frozen settings of one process. Units are the last word of a name."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    # A refused value may be a secret or a URL with a password in it: errors do not show it.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(Path("var"), description="Folder of everything this node keeps.")
     database_url: str = Field(

@@ -5,6 +5,7 @@ pins algorithm, type, issuer, audience and lifetime, and refuses everything it d
 """
 
 import base64
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ _ALGORITHM = "EdDSA"
 _ACCESS_TYPE = "at+jwt"  # RFC 9068
 _RECEIPT_TYPE = "receipt+jws"
 _TOKEN_BYTES_MAX = 4096
+_TIMES = ("exp", "iat", "nbf")
 _LEEWAY = timedelta(seconds=30)
 
 
@@ -68,8 +70,10 @@ class Tokens:
 
     def sign_receipt(self, claims: dict[str, Any]) -> str:
         """A compact JWS over `claims`. Equal claims give the equal text: no time, no randomness."""
+        # Sorted at every depth: equal dictionaries may list their keys in another order.
+        ordered = json.loads(json.dumps(claims, sort_keys=True))
         return jwt.encode(
-            claims,
+            ordered,
             self._receipt,
             algorithm=_ALGORITHM,
             headers={"typ": _RECEIPT_TYPE, "kid": "receipt-1"},
@@ -99,6 +103,9 @@ def _decode(token: str, key: Ed25519PublicKey, *, kind: str, **checks: Any) -> d
         )
     except (jwt.PyJWTError, ValueError) as error:
         raise TokenError(type(error).__name__) from error
+    # PyJWT takes the text "1700000000" for a time as well; RFC 7519 does not, and we write numbers.
+    if any(type(claims.get(name, 0)) is not int for name in _TIMES):
+        raise TokenError("a time that is not a number")
     return claims
 
 

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from kernel import audit
-from kernel.errors import Conflict, NotFound, invalid
+from kernel.errors import Conflict, InvalidInput, NotFound, invalid
 from kernel.ids import new_id
 from kernel.money import MoneyError, exponent_of
 from network.models import Advertiser, Program, ProgramStatus, RoutingVersion
 
 _CODE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_URL = re.compile(r"https?://[^\s\\\x00-\x20\x7f-\x9f]+", re.IGNORECASE)
 
 
 class CodeTaken(Conflict):
@@ -147,7 +148,18 @@ def _check_timezone(timezone: str) -> None:
 
 
 def _landing_host(landing_url: str) -> str:
-    parts = urlsplit(landing_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
-        raise invalid("landing_url", "url", "must be a plain http or https address")
-    return parts.hostname.lower()
+    # urlsplit drops line breaks without a word and finds a host in almost anything.
+    if not _URL.fullmatch(landing_url):
+        raise _not_plain()
+    try:
+        parts = urlsplit(landing_url)
+        is_plain = bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError as error:
+        raise _not_plain() from error
+    if not is_plain:
+        raise _not_plain()
+    return (parts.hostname or "").lower()
+
+
+def _not_plain() -> InvalidInput:
+    return invalid("landing_url", "url", "must be a plain http or https address")

@@ -26,18 +26,17 @@ def backup(settings: Settings, target: Path) -> str:
         raise BackupError(f"there is no database at {source}")
     if target.exists():
         raise BackupError(f"{target} exists and is not overwritten")
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    _copy(source, partial)
-    partial.replace(target)
+    _copy(source, target)
     return _digest(target)
 
 
 def restore(settings: Settings, source: Path) -> str:
     """Put the copy in the place of a missing database and return its SHA-256."""
     target = database_file(settings)
-    if target.exists():
-        raise BackupError(f"{target} exists; move it away first, it is not overwritten")
+    # A log left behind would be replayed into the copy when it is opened, so it counts as well.
+    for name in (target.name, f"{target.name}-wal", f"{target.name}-journal"):
+        if (found := target.with_name(name)).exists():
+            raise BackupError(f"{found} exists; move it away first, it is not overwritten")
     _check(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     _copy(source, target)
@@ -53,10 +52,24 @@ def database_file(settings: Settings) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(source)) as reading, closing(sqlite3.connect(target)) as writing:
-        reading.backup(writing, pages=1_000)
-    _check(target)
-    descriptor = os.open(target, os.O_RDONLY)
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(source)) as reading, closing(sqlite3.connect(partial)) as copy:
+            reading.backup(copy, pages=1_000)
+            # One file, whole by itself: the server turns its log on again when it opens it.
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        partial.unlink(missing_ok=True)
+        raise BackupError(f"{source} cannot be copied ({error})") from error
+    _check(partial)
+    _sync(partial)
+    partial.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -65,7 +78,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _check(path: Path) -> None:
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
             connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:

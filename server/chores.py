@@ -9,13 +9,13 @@ from commissions import accruals
 from feeds import imports
 from feeds.models import FeedSource
 from kernel import log
-from kernel.database import checkpoint, reading, unit_of_work
+from kernel.database import checkpoint, let_others_write, reading, unit_of_work
 from kernel.outbox import acquire, release
 from kernel.settings import Settings
 
 _log = log.get(__name__)
 _SWEEP_ROWS = 200
-_LEASE_SECONDS = 600
+_LEASE_SECONDS = 1_200
 
 
 def sweep(engine: Engine, *, owner: str, now: datetime) -> int:
@@ -30,6 +30,7 @@ def sweep(engine: Engine, *, owner: str, now: datetime) -> int:
                 release(session, "sweep", owner=owner)
                 return moved
         moved += batch
+        let_others_write(engine)
 
 
 def maintain(engine: Engine) -> None:
@@ -55,4 +56,9 @@ def pull_feeds(engine: Engine, settings: Settings, *, owner: str, now: datetime)
                 continue
             source = session.get_one(FeedSource, source_id)
             source.next_pull_at = now + timedelta(minutes=settings.feed_refresh_minutes)
-        imports.pull(engine, source_id, settings=settings, now=now)
+        try:
+            imports.pull(engine, source_id, settings=settings, now=now)
+        except Exception as error:  # noqa: BLE001 - see below
+            # A bad feed is recorded by the import itself; this is a database or disk in trouble,
+            # and the other feeds must not wait for it.
+            _log.exception("feed_pull_failed", source_id=source_id, exc_info=error)

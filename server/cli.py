@@ -189,7 +189,10 @@ def price(file: Path) -> None:
     """Price a document of commission vectors and compare with what it expects."""
     from server import pricing  # noqa: PLC0415
 
-    document, ok = pricing.run(json.loads(file.read_text()))
+    try:
+        document, ok = pricing.run(pricing.read(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        _fail(f"{file}: {error}")
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     sys.exit(0 if ok else 1)
 

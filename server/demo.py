@@ -1,4 +1,4 @@
-"""Loads the demo network once: parties, plans, catalogues, ninety days of history, logins.
+"""Loads the demo network once: parties, plans, catalogues, seventy-five days of history, logins.
 
 History takes the road of real events: a journal, the shipper, the pipeline, the sweep, payout
 runs; only the clock is led through the past. Everything comes from one seed, so a load that was
@@ -43,8 +43,8 @@ from tracker.geo import GeoResolver
 
 _log = log.get(__name__)
 ACTOR = "demo"
-HISTORY_DAYS = 90
-_STEP_DAYS = 3
+HISTORY_DAYS = 75
+_STEP_DAYS = 5
 _MANAGER_EMAIL = "manager@tallystick.example"
 _MINIMUM_PAYOUT_MINOR = 1_000
 _LIMITS = outbox.Limits(batch_milliseconds=500, attempts_max=1, lease_seconds=60)

@@ -20,7 +20,7 @@ from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import ChangeKind
 from tracker.node import click_id_signer
 
-_CLICKS_A_DAY = 16
+_CLICKS_A_DAY = 9
 _SALE_SHARE = 0.13
 _REFUND_SHARE = 0.05
 _NEW_SHARE = 0.45
@@ -107,7 +107,7 @@ def _day(
     scene: Scene, place: Place, day: datetime, chance: random.Random
 ) -> Iterator[tuple[datetime, bytes]]:
     busy = 1.3 if day.weekday() in {5, 6} else 1.0
-    for number in range(int(chance.gauss(_CLICKS_A_DAY, 3) * busy)):
+    for number in range(int(max(2, chance.gauss(_CLICKS_A_DAY, 3)) * busy)):
         visit = _visit(scene, place, day + chance.random() * 22 * _HOUR, chance)
         yield visit.click.at, events.encode(visit.click)
         share = 0.5 if visit.kind != "shopper" else _SALE_SHARE

@@ -4,6 +4,7 @@ For an event, what is booked is the difference of two evaluations, one without a
 section that this version does not evaluate comes back with `computed` null and is never ok.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,30 +13,53 @@ from commissions.rules import Plan, PlanError, evaluate, parse_events, parse_pla
 from kernel.money import allocate
 
 _EVALUATED = frozenset({"vectors", "allocations"})
+# Sections that are one object, not a list of entries.
+_WHOLE = frozenset({"tlog"})
 _TEXTS = frozenset({"format", "generated_for", "conventions", "fields", "errata"})
+
+
+class BrokenDocument(ValueError):
+    """The file is no document of vectors; the message says where it stops being one."""
+
+
+def read(text: str) -> Mapping[str, Any]:
+    """The document in a file's text."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BrokenDocument(f"not a JSON document ({error})") from error
+    if not isinstance(document, dict):
+        raise BrokenDocument("the document must be an object of sections")
+    return document
 
 
 def run(document: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """(the same sections with `{id, computed, expect, ok}` entries, whether all are ok)."""
     sections: dict[str, Any] = {}
     for name, entries in document.items():
-        if name in _TEXTS or not isinstance(entries, list):
-            continue
-        sections[name] = [_entry(name, entry) for entry in entries]
+        if name in _WHOLE:
+            sections[name] = [_entry(name, {"id": name})]
+        elif name not in _TEXTS and isinstance(entries, list):
+            sections[name] = [_entry(name, entry) for entry in entries]
     ok = all(entry["ok"] for entries in sections.values() for entry in entries)
     return sections, ok
 
 
-def _entry(section: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(section: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        reason = "an entry must be an object"
+        return {"id": None, "computed": None, "expect": None, "ok": False, "reason": reason}
     expect = entry.get("expect")
     answer: dict[str, Any] = {"id": entry.get("id"), "computed": None, "expect": expect}
     if section not in _EVALUATED:
         return {**answer, "ok": False, "reason": f"the section {section} is not evaluated yet"}
     try:
         computed = _vector(entry) if section == "vectors" else _allocation(entry)
-    except (PlanError, ValueError, KeyError) as error:
+        ok = expect is None or _agrees(computed, expect)
+    except (PlanError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Whatever one entry holds, the others are still computed.
         return {**answer, "ok": False, "reason": f"{type(error).__name__}: {error}"}
-    return {**answer, "computed": computed, "ok": expect is None or _agrees(computed, expect)}
+    return {**answer, "computed": computed, "ok": ok}
 
 
 def _allocation(entry: Mapping[str, Any]) -> list[int]:

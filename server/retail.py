@@ -146,10 +146,13 @@ def read(rows: Iterable[Mapping[str, str]]) -> Book:
     cancelled: list[_Row] = []
     for number, raw in enumerate(rows, start=2):
         row = _row(number, raw)
-        if row.invoice.startswith("C"):
-            cancelled.append(row)
-        elif row.amount_minor <= 0 or row.quantity <= 0:
+        is_cancelled = row.invoice.startswith("C")
+        # A cancelled line has the price of its sale and a negative quantity.
+        quantity = -row.quantity if is_cancelled else row.quantity
+        if quantity <= 0 or row.amount_minor * row.quantity <= 0:
             book.remarks.append(_remark(row, "price_not_above_zero"))
+        elif is_cancelled:
+            cancelled.append(row)
         else:
             sales[row.invoice].append(row)
     book.orders = _orders(sales, book.remarks)

@@ -8,10 +8,12 @@ server; kombu's folder transport forgets a message whose worker dies, and beat r
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 
 from kernel import clock, keys, log, settings
 from kernel.database import connect
@@ -128,7 +130,11 @@ def ring() -> None:
 
 def run(*, with_beat: bool) -> None:
     """Work until told to stop."""
+    # A container's only user is often root; our messages are JSON that names a task and carries
+    # nothing, which is what the warning is about.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     arguments = [
+        "--quiet",
         "worker",
         "--pool=threads",
         f"--concurrency={_CONFIGURED.worker_threads}",

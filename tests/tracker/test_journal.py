@@ -408,6 +408,8 @@ def test_a_full_disk_refuses_without_acknowledging_and_recovers(tmp_path: Path) 
     expected = [b"%03d" % number * 30 for number in range(fitting)]
     assert payloads(tmp_path) == [*expected, b"after"]
     assert segment_numbers(tmp_path) == [1, 2]
+    # The half-written frame of the refused append was taken back.
+    assert segment_path(tmp_path, 1).stat().st_size == HEADER_BYTES + fitting * frame
     with writing(tmp_path) as journal:
         assert (journal.repairs, journal.damage) == ((), ())
     assert payloads(tmp_path) == [*expected, b"after"]
@@ -443,6 +445,22 @@ def test_a_failed_sync_is_never_tried_again_on_the_same_file(tmp_path: Path) -> 
 
     asyncio.run(scenario())
     assert payloads(tmp_path) == [b"good", b"good again"]
+
+
+def test_a_segment_that_failed_while_empty_is_replaced(tmp_path: Path) -> None:
+    """A disk that stays full must not leave a trail of segments, nor break their chain."""
+    write(tmp_path, b"one")
+    with writing(tmp_path) as journal:
+        assert journal._segments.file is not None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, journal._segments.file)
+        os.close(null)
+        with pytest.raises(JournalUnavailable):
+            journal.sync_append_many([b"lost"])
+        wait_until_ready(journal)
+        journal.sync_append_many([b"two"])
+    assert segment_numbers(tmp_path) == [1, 2]
+    assert payloads(tmp_path) == [b"one", b"two"]
 
 
 def test_a_full_journal_refuses_until_the_shipper_has_made_room(tmp_path: Path) -> None:

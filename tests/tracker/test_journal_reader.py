@@ -1,4 +1,4 @@
-"""What a reader makes of a journal: synced frames only, every damage named, nothing lost quietly."""
+"""What a reader makes of a journal: synced frames only, every damage is named and kept."""
 
 import os
 import shutil

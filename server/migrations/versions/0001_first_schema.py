@@ -685,7 +685,7 @@ def upgrade() -> None:
         sa.Column("image_link", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("availability", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("price_minor", sa.BigInteger(), nullable=False),
-        sa.Column("sale_price_minor", sa.Integer(), nullable=True),
+        sa.Column("sale_price_minor", sa.BigInteger(), nullable=True),
         sa.Column("currency", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("extra", sa.JSON(), nullable=False),
         sa.Column("fingerprint", sqlmodel.sql.sqltypes.AutoString(), nullable=False),

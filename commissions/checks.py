@@ -1,0 +1,320 @@
+"""Proves the books: every invariant about money, from the facts, naming whatever broke.
+
+Sums are made by the database and replays go publisher by publisher, so that memory depends on the
+orders of one publisher and not on how many there are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, SQLModel, col
+
+from commissions import plans, replays
+from commissions.models import (
+    Account,
+    Balance,
+    Booking,
+    Commission,
+    CommissionStatus,
+    Payout,
+    PayoutLine,
+    PayoutStatus,
+    Posting,
+    Transaction,
+)
+
+_ROWS_AT_ONCE = 500
+_ASIDE = (CommissionStatus.HELD, CommissionStatus.DECLINED, CommissionStatus.REVERSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A broken invariant (its number in the list of invariants), what broke it, and how."""
+
+    invariant: int
+    subject: str
+    detail: str
+
+
+def check(session: Session) -> Iterator[Problem]:
+    """Every problem found; nothing when the books are sound. Reads only."""
+    yield from _postings(session)
+    yield from _balances(session)
+    yield from _bookings(session)
+    yield from _posted_commissions(session)
+    yield from _accounts_by_status(session)
+    yield from _replayed(session)
+    yield from _triggers(session)
+    yield from _payouts(session)
+    yield from _claims(session)
+    yield from _in_transit(session)
+    yield from _reasons(session)
+
+
+def _rows(session: Session, query: Any) -> Iterator[Any]:
+    yield from session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+
+
+def _postings(session: Session) -> Iterator[Problem]:
+    debit, credit = sa.orm.aliased(Account), sa.orm.aliased(Account)
+    query = (
+        sa.select(col(Posting.transaction_id), col(Posting.line))
+        .outerjoin(debit, col(debit.id) == col(Posting.debit_id))
+        .outerjoin(credit, col(credit.id) == col(Posting.credit_id))
+        .where(
+            sa.or_(
+                sa.func.coalesce(col(debit.currency), "") != col(Posting.currency),
+                sa.func.coalesce(col(credit.currency), "") != col(Posting.currency),
+                col(Posting.debit_id) == col(Posting.credit_id),
+                col(Posting.amount_minor) <= 0,
+            )
+        )
+    )
+    for number, line in _rows(session, query):
+        yield Problem(
+            2, f"posting {number}/{line}", "is not one debit and one credit in one currency"
+        )
+    empty = (
+        sa.select(col(Transaction.id))
+        .outerjoin(Posting, col(Posting.transaction_id) == col(Transaction.id))
+        .where(col(Posting.line).is_(None))
+    )
+    for (number,) in _rows(session, empty):
+        yield Problem(2, f"transaction {number}", "has no posting")
+
+
+def _balances(session: Session) -> Iterator[Problem]:
+    debits, credited = (_sums(column) for column in (Posting.debit_id, Posting.credit_id))
+    summed = (sa.func.coalesce(debits.c.minor, 0), sa.func.coalesce(credited.c.minor, 0))
+    cached = (
+        sa.func.coalesce(col(Balance.debits_minor), 0),
+        sa.func.coalesce(col(Balance.credits_minor), 0),
+    )
+    query = (
+        sa.select(col(Account.path), col(Account.currency), *summed, *cached)
+        .outerjoin(Balance, col(Balance.account_id) == col(Account.id))
+        .outerjoin(debits, debits.c.account_id == col(Account.id))
+        .outerjoin(credited, credited.c.account_id == col(Account.id))
+        .where(sa.or_(summed[0] != cached[0], summed[1] != cached[1]))
+    )
+    for path, currency, *sums in _rows(session, query):
+        detail = "postings sum to {}/{}, the balance says {}/{}".format(*sums)
+        yield Problem(2, f"account {path} {currency}", detail)
+
+
+def _sums(account: Any) -> Any:
+    return (
+        sa.select(
+            col(account).label("account_id"), sa.func.sum(col(Posting.amount_minor)).label("minor")
+        )
+        .group_by(col(account))
+        .subquery()
+    )
+
+
+def _bookings(session: Session) -> Iterator[Problem]:
+    booked = (
+        sa.select(
+            col(Booking.conversion_id).label("id"),
+            sa.func.sum(col(Booking.delta_minor)).label("minor"),
+        )
+        .group_by(col(Booking.conversion_id))
+        .subquery()
+    )
+    summed = sa.func.coalesce(booked.c.minor, 0)
+    query = (
+        sa.select(col(Commission.conversion_id), col(Commission.amount_minor), summed)
+        .outerjoin(booked, booked.c.id == col(Commission.conversion_id))
+        .where(sa.or_(summed != col(Commission.amount_minor), booked.c.id.is_(None)))
+    )
+    for conversion_id, amount_minor, minor in _rows(session, query):
+        detail = f"its bookings sum to {minor}, the commission says {amount_minor}"
+        yield Problem(3, f"conversion {conversion_id}", detail)
+    lost = (
+        sa.select(col(Booking.conversion_id))
+        .outerjoin(Commission, col(Commission.conversion_id) == col(Booking.conversion_id))
+        .where(col(Commission.conversion_id).is_(None))
+        .distinct()
+    )
+    for (conversion_id,) in _rows(session, lost):
+        yield Problem(3, f"conversion {conversion_id}", "has bookings and no commission")
+
+
+def _posted_commissions(session: Session) -> Iterator[Problem]:
+    debit, credit = sa.orm.aliased(Account), sa.orm.aliased(Account)
+    amount = col(Posting.amount_minor)
+    signed = sa.case((col(credit.path).startswith("pub:"), amount), else_=0) - sa.case(
+        (col(debit.path).startswith("pub:"), amount), else_=0
+    )
+    posted = (
+        sa.select(col(Transaction.correlation).label("id"), sa.func.sum(signed).label("minor"))
+        .join(Posting, col(Posting.transaction_id) == col(Transaction.id))
+        .join(debit, col(debit.id) == col(Posting.debit_id))
+        .join(credit, col(credit.id) == col(Posting.credit_id))
+        .group_by(col(Transaction.correlation))
+        .subquery()
+    )
+    summed = sa.func.coalesce(posted.c.minor, 0)
+    query = (
+        sa.select(col(Commission.conversion_id), col(Commission.amount_minor), summed)
+        .outerjoin(posted, posted.c.id == col(Commission.conversion_id))
+        .where(summed != col(Commission.amount_minor))
+    )
+    for conversion_id, amount_minor, minor in _rows(session, query):
+        detail = f"the ledger owes {minor} for it, the commission says {amount_minor}"
+        yield Problem(2, f"conversion {conversion_id}", detail)
+
+
+def _accounts_by_status(session: Session) -> Iterator[Problem]:
+    """What stands on each publisher's accounts is what its commissions of that status say."""
+    names = {
+        "pending": (CommissionStatus.PENDING,),
+        "approved": (CommissionStatus.APPROVED,),
+        "held": (CommissionStatus.HELD,),
+        "payable": (CommissionStatus.PAYABLE, CommissionStatus.PAID),
+    }
+    left = (PayoutStatus.APPROVED, PayoutStatus.EXPORTED, PayoutStatus.SETTLED)
+    for name, statuses in names.items():
+        owed = _by_account(
+            name, Commission, col(Commission.status).in_(statuses), col(Commission.amount_minor)
+        )
+        parts = [owed]
+        if name == "payable":
+            parts.append(
+                _by_account(name, Payout, col(Payout.status).in_(left), -col(Payout.amount_minor))
+            )
+        yield from _compare(session, 2, name, parts)
+
+
+def _in_transit(session: Session) -> Iterator[Problem]:
+    under_way = col(Payout.status).in_((PayoutStatus.APPROVED, PayoutStatus.EXPORTED))
+    owed = _by_account("in_transit", Payout, under_way, col(Payout.amount_minor))
+    yield from _compare(session, 5, "in_transit", [owed])
+
+
+def _by_account(name: str, model: Any, where: Any, minor: Any) -> Any:
+    path = sa.literal("pub:") + col(model.publisher_id) + sa.literal(f":{name}")
+    return sa.select(
+        path.label("path"), col(model.currency).label("currency"), minor.label("minor")
+    ).where(where)
+
+
+def _compare(session: Session, invariant: int, name: str, parts: list[Any]) -> Iterator[Problem]:
+    balance: Any = sa.select(
+        col(Account.path).label("path"),
+        col(Account.currency).label("currency"),
+        (col(Balance.debits_minor) - col(Balance.credits_minor)).label("minor"),
+    ).join(Balance, col(Balance.account_id) == col(Account.id))
+    mine = col(Account.path).startswith("pub:") & col(Account.path).endswith(f":{name}")
+    every = sa.union_all(balance.where(mine), *parts).subquery()
+    difference = sa.func.sum(every.c.minor)
+    query = (
+        sa.select(every.c.path, every.c.currency, difference)
+        .group_by(every.c.path, every.c.currency)
+        .having(difference != 0)
+    )
+    for path, currency, minor in _rows(session, query):
+        detail = f"differs by {minor} from what it is made of"
+        yield Problem(invariant, f"account {path} {currency}", detail)
+
+
+def _replayed(session: Session) -> Iterator[Problem]:
+    groups = sa.select(
+        col(Commission.program_id), col(Commission.publisher_id), col(Commission.plan_version_id)
+    ).distinct()
+    shared_done: set[tuple[str, str]] = set()
+    for program_id, publisher_id, version_id in session.execute(groups).all():
+        if version_id is None:
+            yield from _unplanned(session, program_id, publisher_id)
+            continue
+        plan = plans.parsed(session, version_id)
+        everyone = replays.shared(plan)
+        if everyone and (program_id, version_id) in shared_done:
+            continue
+        shared_done.add((program_id, version_id))
+        where = replays.group(program_id, None if everyone else publisher_id, (None, None))
+        if replays.independent(plan):
+            where.append(col(Commission.plan_version_id) == version_id)
+        story = replays.load(session, *where)
+        priced = replays.price(plan, replays.events(story))
+        for conversion_id, booked in story.amounts.items():
+            if story.versions[conversion_id] != version_id:
+                continue
+            one = priced.get(conversion_id)
+            expected = one.commission_minor if one else 0
+            if expected != booked:
+                detail = f"a replay of its plan gives {expected}, booked is {booked}"
+                yield Problem(3, f"conversion {conversion_id}", detail)
+
+
+def _unplanned(session: Session, program_id: str, publisher_id: str) -> Iterator[Problem]:
+    query = sa.select(col(Commission.conversion_id), col(Commission.amount_minor)).where(
+        col(Commission.program_id) == program_id,
+        col(Commission.publisher_id) == publisher_id,
+        col(Commission.plan_version_id).is_(None),
+        col(Commission.amount_minor) != 0,
+    )
+    for conversion_id, booked in _rows(session, query):
+        yield Problem(3, f"conversion {conversion_id}", f"no plan applies, booked is {booked}")
+
+
+def _triggers(session: Session) -> Iterator[Problem]:
+    if session.get_bind().dialect.name == "sqlite":
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        wanted = ["{}_no_update", "{}_no_delete"]
+    else:
+        query = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'"
+        wanted = ["{}_append_only"]
+    found = set(session.execute(sa.text(query)).scalars())
+    for table in SQLModel.metadata.sorted_tables:
+        if not table.info.get("append_only", False):
+            continue
+        missing = [name.format(table.name) for name in wanted]
+        for name in missing:
+            if name not in found:
+                yield Problem(4, f"table {table.name}", f"the trigger {name} is missing")
+
+
+def _payouts(session: Session) -> Iterator[Problem]:
+    summed = sa.func.coalesce(sa.func.sum(col(PayoutLine.amount_minor)), 0)
+    query = (
+        sa.select(col(Payout.id), col(Payout.amount_minor), summed)
+        .outerjoin(PayoutLine, col(PayoutLine.payout_id) == col(Payout.id))
+        .group_by(col(Payout.id), col(Payout.amount_minor))
+        .having(summed != col(Payout.amount_minor))
+    )
+    for payout_id, amount_minor, minor in _rows(session, query):
+        yield Problem(5, f"payout {payout_id}", f"its lines sum to {minor}, it pays {amount_minor}")
+
+
+def _claims(session: Session) -> Iterator[Problem]:
+    live = (
+        sa.select(
+            col(PayoutLine.conversion_id).label("id"),
+            sa.func.sum(col(PayoutLine.amount_minor)).label("minor"),
+        )
+        .join(Payout, col(Payout.id) == col(PayoutLine.payout_id))
+        .where(col(Payout.status) != PayoutStatus.CANCELLED)
+        .group_by(col(PayoutLine.conversion_id))
+        .subquery()
+    )
+    summed = sa.func.coalesce(live.c.minor, 0)
+    query = (
+        sa.select(col(Commission.conversion_id), col(Commission.claimed_minor), summed)
+        .outerjoin(live, live.c.id == col(Commission.conversion_id))
+        .where(summed != col(Commission.claimed_minor))
+    )
+    for conversion_id, claimed_minor, minor in _rows(session, query):
+        detail = f"payouts claim {minor} of it, the commission says {claimed_minor}"
+        yield Problem(5, f"conversion {conversion_id}", detail)
+
+
+def _reasons(session: Session) -> Iterator[Problem]:
+    query = sa.select(col(Commission.conversion_id), col(Commission.status)).where(
+        col(Commission.reason) == "",
+        sa.or_(col(Commission.status).in_(_ASIDE), col(Commission.amount_minor) == 0),
+    )
+    for conversion_id, status in _rows(session, query):
+        yield Problem(6, f"conversion {conversion_id}", f"is {status} without a reason")

@@ -1,0 +1,329 @@
+"""Double entry: every posting has one debit, one credit, one currency and more than zero.
+
+Accounts come into being when they are first used. An entry's key makes a repeat harmless; the
+same key with other content is refused. Balances move in the same transaction as their postings.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, select
+
+from commissions.models import Account, Balance, Posting, Transaction
+from kernel.errors import Conflict, invalid
+from kernel.money import EXPONENTS, MAX_MINOR
+
+MAX_POSTINGS = 1000
+_CHUNK = 500
+_CACHE = "ledger_accounts"
+# The first prefix that fits decides; `{}` stands for the id of a party.
+_KINDS = (
+    ("adv:{}:deposit", "liability"),
+    ("adv:{}:promo", "liability"),
+    ("adv:{}:unbilled", "asset"),
+    ("adv:{}:receivable", "asset"),
+    ("pub:{}:pending", "liability"),
+    ("pub:{}:approved", "liability"),
+    ("pub:{}:held", "liability"),
+    ("pub:{}:payable", "liability"),
+    ("pub:{}:in_transit", "liability"),
+    ("bank:{}", "asset"),
+    ("revenue:{}", "revenue"),
+    ("expense:{}", "expense"),
+)
+
+Leg = tuple[str, str, str, int]
+"""(debit path, credit path, currency, amount in minor units)."""
+
+
+class KeyReused(Conflict):
+    """The key of an earlier ledger transaction, with other content."""
+
+    code = "ledger_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ledger transaction to be posted. `correlation` is the conversion or payout it is for."""
+
+    key: str
+    kind: str
+    correlation: str
+    effective_at: datetime
+    postings: tuple[Leg, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountBalance:
+    """An account with its balance on its own side: what is owed, or what is there."""
+
+    path: str
+    kind: str
+    currency: str
+    balance_minor: int
+
+
+def post(
+    session: Session,
+    *,
+    key: str,
+    kind: str,
+    correlation: str,
+    actor: str,
+    effective_at: datetime,
+    now: datetime,
+    postings: Sequence[Leg],
+    reason: str = "",
+) -> int:
+    """Post one transaction and return its id; a repeat returns the first one's and posts nothing.
+
+    InvalidInput for postings that could not balance; KeyReused for the key with other content.
+    """
+    entry = Entry(key, kind, correlation, effective_at, tuple(postings), reason)
+    return post_many(session, [entry], actor=actor, now=now)[key]
+
+
+def post_many(
+    session: Session, entries: Sequence[Entry], *, actor: str, now: datetime
+) -> dict[str, int]:
+    """Post several transactions in few statements; their ids by key. Otherwise as `post`."""
+    for entry in entries:
+        _check(entry)
+    ids: dict[str, int] = {}
+    for start in range(0, len(entries), _CHUNK):
+        ids |= _post_chunk(session, entries[start : start + _CHUNK], actor=actor, now=now)
+    return ids
+
+
+def balance(session: Session, path: str, currency: str) -> int:
+    """The balance of one account on its own side; 0 for an account nobody used yet."""
+    rows = list(_balances(session, Account.path == path, Account.currency == currency))
+    return rows[0].balance_minor if rows else 0
+
+
+def balances(session: Session, *, prefix: str = "") -> list[AccountBalance]:
+    """Every account whose path starts with `prefix`, by path and currency."""
+    return list(_balances(session, col(Account.path).startswith(prefix, autoescape=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """What every posting writes, built once: building costs more than executing."""
+
+    transaction: Any
+    posting: Any
+    balance: Any
+    account: Any
+
+
+@cache
+def _statements(dialect: str) -> _Statements:
+    insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    transaction, posting, balance, account = (
+        model.metadata.tables[str(model.__tablename__)]
+        for model in (Transaction, Posting, Balance, Account)
+    )
+    moved, added = balance.c, insert(balance)
+    return _Statements(
+        transaction=insert(transaction)
+        .on_conflict_do_nothing(index_elements=["key"])
+        .returning(transaction.c.key, transaction.c.id),
+        posting=insert(posting),
+        balance=added.on_conflict_do_update(
+            index_elements=["account_id"],
+            set_={
+                "debits_minor": moved.debits_minor + added.excluded.debits_minor,
+                "credits_minor": moved.credits_minor + added.excluded.credits_minor,
+            },
+        ),
+        account=insert(account).on_conflict_do_nothing(index_elements=["path", "currency"]),
+    )
+
+
+def _balances(session: Session, *where: Any) -> Iterator[AccountBalance]:
+    query = (
+        select(Account, Balance)
+        .join(Balance, col(Balance.account_id) == col(Account.id))
+        .where(*where)
+        .order_by(col(Account.path), col(Account.currency))
+        .execution_options(populate_existing=True)
+    )
+    for account, sums in session.exec(query):
+        side = 1 if account.kind in {"asset", "expense"} else -1
+        signed = side * (sums.debits_minor - sums.credits_minor)
+        yield AccountBalance(account.path, account.kind, account.currency, signed)
+
+
+def _check(entry: Entry) -> None:
+    if not 1 <= len(entry.postings) <= MAX_POSTINGS:
+        raise invalid("postings", "length", f"must hold 1 to {MAX_POSTINGS} postings")
+    for at, (debit, credit, currency, amount_minor) in enumerate(entry.postings):
+        if debit == credit:
+            raise invalid(f"postings[{at}]", "two_accounts", "debit and credit must differ")
+        if currency not in EXPONENTS:
+            raise invalid(f"postings[{at}].currency", "iso_4217", "is not an ISO 4217 currency")
+        if type(amount_minor) is not int or not 0 < amount_minor <= MAX_MINOR:
+            raise invalid(f"postings[{at}].amount_minor", "range", f"must be 1 to {MAX_MINOR}")
+        _kind_of(debit)
+        _kind_of(credit)
+
+
+def _kind_of(path: str) -> str:
+    parts = path.split(":")
+    for pattern, kind in _KINDS:
+        wanted = pattern.split(":")
+        if len(parts) == len(wanted) and all(
+            part == want or (want == "{}" and part)
+            for part, want in zip(parts, wanted, strict=True)
+        ):
+            return kind
+    raise invalid("postings", "path", f"{path!r} is not an account of the chart")
+
+
+def _request_hash(entry: Entry) -> str:
+    # The time and the actor are left out: a repeat comes later and perhaps from another worker.
+    content = [entry.kind, entry.correlation, entry.reason, entry.postings]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _post_chunk(
+    session: Session, entries: Sequence[Entry], *, actor: str, now: datetime
+) -> dict[str, int]:
+    hashes = {entry.key: _request_hash(entry) for entry in entries}
+    if len(hashes) != len(entries):
+        raise invalid("key", "unique", "each transaction has a key of its own")
+    accounts = _account_ids(
+        session,
+        {
+            (path, currency)
+            for entry in entries
+            for debit, credit, currency, _ in entry.postings
+            for path in (debit, credit)
+        },
+    )
+    rows = [
+        {
+            "key": entry.key,
+            "request_hash": hashes[entry.key],
+            "kind": entry.kind,
+            "correlation": entry.correlation,
+            "actor": actor,
+            "reason": entry.reason,
+            "effective_at": entry.effective_at,
+            "recorded_at": now,
+        }
+        for entry in entries
+    ]
+    fresh: dict[str, int] = dict(
+        session.execute(_statements(session.get_bind().dialect.name).transaction, rows).all()
+    )
+    repeated = _repeats(session, {key: hashes[key] for key in hashes if key not in fresh})
+    _write_postings(session, [entry for entry in entries if entry.key in fresh], fresh, accounts)
+    return fresh | repeated
+
+
+def _repeats(session: Session, hashes: Mapping[str, str]) -> dict[str, int]:
+    if not hashes:
+        return {}
+    found = session.execute(
+        sa.select(col(Transaction.key), col(Transaction.request_hash), col(Transaction.id)).where(
+            col(Transaction.key).in_(hashes)
+        )
+    )
+    ids = {}
+    for key, stored, transaction_id in found:
+        if stored != hashes[key]:
+            raise KeyReused(f"the key {key!r} was posted with other content", key=key)
+        ids[key] = int(transaction_id or 0)
+    return ids
+
+
+def _write_postings(
+    session: Session,
+    entries: Sequence[Entry],
+    ids: Mapping[str, int],
+    accounts: Mapping[tuple[str, str], int],
+) -> None:
+    rows: list[dict[str, Any]] = []
+    sums: dict[int, list[int]] = {}
+    for entry in entries:
+        for line, (debit, credit, currency, amount_minor) in enumerate(entry.postings):
+            debit_id, credit_id = accounts[debit, currency], accounts[credit, currency]
+            rows.append(
+                {
+                    "transaction_id": ids[entry.key],
+                    "line": line,
+                    "debit_id": debit_id,
+                    "credit_id": credit_id,
+                    "currency": currency,
+                    "amount_minor": amount_minor,
+                }
+            )
+            sums.setdefault(debit_id, [0, 0])[0] += amount_minor
+            sums.setdefault(credit_id, [0, 0])[1] += amount_minor
+    if not rows:
+        return
+    session.execute(_statements(session.get_bind().dialect.name).posting, rows)
+    # In the order of the accounts, so that two transactions never wait for each other.
+    session.execute(
+        _statements(session.get_bind().dialect.name).balance,
+        [
+            {"account_id": account_id, "debits_minor": debited, "credits_minor": credited}
+            for account_id, (debited, credited) in sorted(sums.items())
+        ],
+    )
+
+
+def _account_ids(session: Session, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    known = _cache(session)
+    missing = sorted(key for key in wanted if key not in known)
+    if missing:
+        found = _read_accounts(session, missing)
+        absent = [key for key in missing if key not in found]
+        if absent:
+            session.execute(
+                _statements(session.get_bind().dialect.name).account,
+                [
+                    {"path": path, "currency": currency, "kind": _kind_of(path)}
+                    for path, currency in absent
+                ],
+            )
+            found |= _read_accounts(session, absent)
+        known |= found
+    return known
+
+
+def _read_accounts(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    paths = sorted({path for path, _ in keys})
+    ids: dict[tuple[str, str], int] = {}
+    for start in range(0, len(paths), _CHUNK):
+        found = session.execute(
+            sa.select(col(Account.path), col(Account.currency), col(Account.id)).where(
+                col(Account.path).in_(paths[start : start + _CHUNK])
+            )
+        )
+        ids |= {(path, currency): int(number or 0) for path, currency, number in found}
+    return ids
+
+
+def _cache(session: Session) -> dict[tuple[str, str], int]:
+    if _CACHE not in session.info:
+        session.info[_CACHE] = {}
+        # An account made inside a savepoint is gone when that is rolled back, and its number may
+        # be given to another: after any rollback nothing remembered can be trusted.
+        event.listen(session, "after_soft_rollback", _forget)
+    known: dict[tuple[str, str], int] = session.info[_CACHE]
+    return known
+
+
+def _forget(session: Session, _transaction: object) -> None:
+    session.info[_CACHE].clear()

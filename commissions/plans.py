@@ -1,0 +1,210 @@
+"""Published plan versions: immutable, chosen by the time an order occurred.
+
+A change of a plan is a later version. The version an order was booked with stays with it, whatever
+is published afterwards.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from commissions.models import PlanVersion
+from commissions.rules import Plan, PlanError, Rule, parse_plan
+from kernel import audit
+from kernel.errors import FieldProblem, InvalidInput, NotFound, TooLarge
+from kernel.ids import new_id
+from network import programs
+from network.models import Publisher
+
+MAX_DOCUMENT_BYTES = 1_000_000
+_PARSED_MAX = 256
+# Plan versions never change, so what was parsed from one stays right for as long as it is kept.
+_parsed: dict[str, Plan] = {}
+
+# What the rules could look at and no order of ours says. A rule that names it would never match,
+# which its author must hear when publishing and not from an unpaid publisher.
+_UNRECORDED = ("device", "site", "publisher_group")
+COUNTRY_FIELDS = frozenset({"country", "country_click"})
+
+
+# Asked for every order that comes in; built once, because building costs more than asking.
+_FACTS = (
+    sa.select(col(PlanVersion.id), col(PlanVersion.version), col(PlanVersion.effective_from))
+    .where(col(PlanVersion.program_id) == sa.bindparam("program_id"))
+    .order_by(col(PlanVersion.version))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """What decides which version an order falls under."""
+
+    id: str
+    version: int
+    effective_from: datetime
+
+
+def publish(
+    session: Session,
+    *,
+    program_id: str,
+    document: Mapping[str, Any],
+    effective_from: datetime,
+    actor: str,
+    now: datetime,
+) -> PlanVersion:
+    """Publish the next version of the program's plan, for orders from `effective_from` on.
+
+    InvalidInput names every problem by its path in the document and publishes nothing. Orders
+    already booked keep their version, even when `effective_from` lies before them.
+    """
+    program = programs.get(session, program_id)
+    lock_program(session, program_id)
+    content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if len(content.encode()) > MAX_DOCUMENT_BYTES:
+        raise TooLarge(f"a plan document has at most {MAX_DOCUMENT_BYTES} bytes")
+    problems = _problems(session, document, program.currency)
+    if effective_from.tzinfo is None:
+        problems.append(("effective_from", "timezone", "must say its offset from UTC"))
+    if problems:
+        raise InvalidInput(
+            [FieldProblem(field=path, rule=rule, message=text) for path, rule, text in problems]
+        )
+    last = session.exec(
+        select(sa.func.coalesce(sa.func.max(col(PlanVersion.version)), 0)).where(
+            PlanVersion.program_id == program_id
+        )
+    ).one()
+    version = PlanVersion(
+        id=new_id("pln", at=now),
+        program_id=program_id,
+        version=last + 1,
+        effective_from=effective_from,
+        document=dict(document),
+        content_hash=hashlib.sha256(content.encode()).hexdigest(),
+        published_by=actor,
+        published_at=now,
+    )
+    session.add(version)
+    audit.record(
+        session,
+        actor=actor,
+        action="plan.publish",
+        subject_id=version.id,
+        now=now,
+        program_id=program_id,
+        version=version.version,
+        content_hash=version.content_hash,
+    )
+    session.flush()
+    return version
+
+
+def version_at(session: Session, program_id: str, at: datetime) -> PlanVersion | None:
+    """The version for orders that occurred at `at`: the latest start, then the latest version."""
+    query = (
+        select(PlanVersion)
+        .where(PlanVersion.program_id == program_id, PlanVersion.effective_from <= at)
+        .order_by(col(PlanVersion.effective_from).desc(), col(PlanVersion.version).desc())
+        .limit(1)
+    )
+    return session.exec(query).first()
+
+
+def versions(session: Session, program_id: str) -> list[PlanVersion]:
+    """Every version of the program's plan, newest first."""
+    query = (
+        select(PlanVersion)
+        .where(PlanVersion.program_id == program_id)
+        .order_by(col(PlanVersion.version).desc())
+    )
+    return list(session.exec(query))
+
+
+def facts_of(session: Session, program_id: str) -> list[VersionFacts]:
+    """The program's versions without their documents, oldest first."""
+    return [VersionFacts(*row) for row in session.execute(_FACTS, {"program_id": program_id})]
+
+
+def choose(found: list[VersionFacts], at: datetime) -> VersionFacts | None:
+    """As `version_at`, among versions at hand."""
+    begun = [one for one in found if one.effective_from <= at]
+    return max(begun, key=lambda one: (one.effective_from, one.version), default=None)
+
+
+def parsed(session: Session, version_id: str) -> Plan:
+    """The plan of a version, ready to evaluate."""
+    plan = _parsed.get(version_id)
+    if plan is not None:
+        return plan
+    version = session.get(PlanVersion, version_id)
+    if version is None:
+        raise NotFound("no such plan version", kind="plan_version")
+    plan = parse_plan(version.document, publishing=False)
+    if len(_parsed) >= _PARSED_MAX:
+        _parsed.clear()
+    _parsed[version_id] = plan
+    return plan
+
+
+def lock_program(session: Session, program_id: str) -> None:
+    """Be the only one who books for this program until the transaction ends.
+
+    SQLite's writer lock is that already. A whole program and not one publisher of it, because
+    budgets and counters without the publisher in their scope join all of them.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return
+    digest = hashlib.blake2b(program_id.encode(), digest_size=8, person=b"commissions").digest()
+    number = int.from_bytes(digest, "big", signed=True)
+    session.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def _problems(
+    session: Session, document: Mapping[str, Any], currency: str
+) -> list[tuple[str, str, str]]:
+    try:
+        plan = parse_plan(document)
+    except PlanError as error:
+        return [(path, "plan", reason) for path, reason in error.problems]
+    found: list[tuple[str, str, str]] = []
+    if plan.currency != currency:
+        found.append(("currency", "currency", f"must be the program's currency {currency}"))
+    unknown = sorted(set(plan.country_basis) - COUNTRY_FIELDS)
+    if unknown:
+        allowed = " and ".join(sorted(COUNTRY_FIELDS))
+        found.append(("country_basis", "recorded", f"orders here know {allowed} only"))
+    paths = {rule["id"]: f"rules[{at}]" for at, rule in enumerate(document["rules"])}
+    named: dict[str, str] = {}
+    for rule in (*plan.base_rules, *plan.bonus_rules):
+        path = paths[rule.id]
+        found += [(at, "recorded", "orders here do not say this") for at in _unknown(rule, path)]
+        for publisher in rule.when.values.get("publisher", ()):
+            named[publisher] = f"{path}.when.publisher"
+    for code, owner in plan.exclusive_coupons.items():
+        named[owner] = f"exclusive_coupons.{code}"
+    known = set(session.exec(select(Publisher.id).where(col(Publisher.id).in_(named))))
+    found += [
+        (path, "publisher", f"{publisher!r} is not the id of a publisher")
+        for publisher, path in named.items()
+        if publisher not in known
+    ]
+    return found
+
+
+def _unknown(rule: Rule, path: str) -> Iterator[str]:
+    for name in _UNRECORDED:
+        if name in rule.when.values:
+            yield f"{path}.when.{name}"
+    if rule.when.within_months_of_first is not None:
+        yield f"{path}.when.within_months_of_first"
+    if rule.base == "revenue":
+        yield f"{path}.base"
+    if rule.tiers and "publisher_group" in rule.tiers.scope:
+        yield f"{path}.tiers.scope"

@@ -1,0 +1,413 @@
+"""What was booked, read back as the events the rules price.
+
+The bookings in their order are the event log: each says that an order came in, or what happened
+to one. `reprice` evaluates every plan version whose orders an event can have moved. A version is
+evaluated over all orders of its window, those of other versions included, so that counters go on
+when a plan changes in the middle of a month, and each order takes its amount from its own version.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from fractions import Fraction
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from commissions import plans
+from commissions.choosing import prepare, rate_of
+from commissions.folding import collect
+from commissions.models import Booking, Commission
+from commissions.order_events import Remaining, reduce_order
+from commissions.rules import (
+    Change,
+    Event,
+    EventError,
+    Line,
+    Order,
+    Plan,
+    Priced,
+    evaluate,
+    replay_span,
+)
+from kernel.errors import Conflict, NotFound
+from kernel.money import allocate, round_fraction
+from tracker.models import Attribution, Click, Conversion, ConversionChange, ConversionItem
+
+EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
+
+
+class NotAttributed(Conflict):
+    """The conversion has not been attributed yet, so nobody can be owed anything for it."""
+
+    code = "not_attributed"
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event of one order. `line` is the advertiser's line number, None for the whole order."""
+
+    conversion_id: str
+    kind: str
+    known_at: datetime
+    line: int | None = None
+    amount_minor: int = 0
+    quantity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An order as the rules see it; `lines` finds a line by the advertiser's number for it."""
+
+    order: Order
+    seq: int
+    program_id: str
+    lines: Mapping[int, int]
+    reported_status: str
+
+
+@dataclass(slots=True)
+class Story:
+    """Orders with what happened to them, in booking order.
+
+    `versions` and `amounts` are the pinned plan version and the booked amount of each order.
+    """
+
+    facts: dict[str, Fact] = field(default_factory=dict)
+    happenings: list[Happening] = field(default_factory=list)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    amounts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Repriced:
+    """What an event made of its order, and of every other order whose amount it changed.
+
+    `priced` is None where no plan applies or none of its rates does. `base_minor` and `units` are
+    what the order adds to the counters of its publisher now.
+    """
+
+    remaining: Remaining
+    priced: Priced | None
+    base_minor: int
+    units: int
+    others: Mapping[str, Priced]
+
+
+def intake(session: Session, conversion_id: str) -> Fact:
+    """The order of a conversion, before anything is booked for it.
+
+    Its publisher is the attributed one, empty when there is none. NotFound for an unknown
+    conversion, NotAttributed for one too fresh.
+    """
+    wanted = {"conversion_id": conversion_id}
+    row = session.execute(_INTAKE, wanted).one_or_none()
+    if row is None:
+        raise NotFound("no such conversion", kind="conversion")
+    if not row[-1]:
+        raise NotAttributed("the conversion has not been attributed yet")
+    items = session.execute(_ITEMS_OF_ONE, wanted).all()
+    return _fact(row, row[-2] or "", items)
+
+
+def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
+    """The booked orders whose commissions meet the conditions, with all that happened to them."""
+    story = Story()
+    items: dict[str, list[Any]] = {}
+    joined = _items().join(
+        Commission, col(Commission.conversion_id) == col(ConversionItem.conversion_id)
+    )
+    for item in session.execute(joined.where(*where)):
+        items.setdefault(item.conversion_id, []).append(item)
+    query = (
+        sa.select(
+            *_COLUMNS,
+            col(Commission.publisher_id),
+            col(Commission.plan_version_id),
+            col(Commission.amount_minor),
+        )
+        .join(Commission, col(Commission.conversion_id) == col(Conversion.id))
+        .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
+        .outerjoin(Click, col(Click.id) == col(Attribution.click_id))
+        .where(*where)
+    )
+    for row in session.execute(query):
+        fact = _fact(row, row.publisher_id, items.get(row.id, ()))
+        story.facts[row.id] = fact
+        story.versions[row.id] = row.plan_version_id
+        story.amounts[row.id] = row[-1]
+    story.happenings = list(_happenings(session, where))
+    return story
+
+
+def events(story: Story) -> list[Event]:
+    """The story as the rules take it. A refund of more than is left takes what is left."""
+    found: list[Event] = []
+    left: dict[str, list[int]] = {}
+    pieces: dict[str, list[int]] = {}
+    for one in story.happenings:
+        fact = story.facts[one.conversion_id]
+        if one.kind == "accrue":
+            left[one.conversion_id] = [line.net_minor for line in fact.order.lines]
+            pieces[one.conversion_id] = [line.qty for line in fact.order.lines]
+            found.append(fact.order)
+        elif one.kind == "refund":
+            found += _refunds(fact, one, left[one.conversion_id], pieces[one.conversion_id])
+        else:
+            # What a manager has found not genuine must not come back by a later approval; only
+            # a cancellation is final to the rules.
+            kind = "cancel" if one.kind == "void" else one.kind
+            found.append(Change(kind, one.conversion_id, one.known_at))
+    return found
+
+
+def price(plan: Plan, found: Sequence[Event]) -> dict[str, Priced]:
+    """`evaluate` without the orders whose currency the plan cannot convert; they get no entry."""
+    unknown = {one.id for one in found if isinstance(one, Order) and not convertible(plan, one)}
+    if unknown:
+        found = [
+            one
+            for one in found
+            if not (
+                (isinstance(one, Order) and one.id in unknown)
+                or (isinstance(one, Change) and one.conversion in unknown)
+            )
+        ]
+    return evaluate(plan, found)
+
+
+def reprice(session: Session, own: Story, version_id: str | None) -> Repriced:
+    """Evaluate everything that the last events of `own` can have moved.
+
+    `own` holds one order, with its events that are not booked yet at the end (for a new order,
+    all of them). `version_id` is the plan version it is pinned to.
+    """
+    (fact,) = own.facts.values()
+    found = events(own)
+    remaining = reduce_order(fact.order, (one for one in found if isinstance(one, Change)))
+    amounts: dict[str, Priced] = {}
+    for version in plans.facts_of(session, fact.program_id):
+        plan = plans.parsed(session, version.id)
+        if not independent(plan):
+            amounts |= _changed(session, plan, version.id, own, version_id)
+        elif version.id == version_id:
+            amounts |= price(plan, found)
+    priced = amounts.pop(fact.order.id, None)
+    plan_of_own = plans.parsed(session, version_id) if version_id else None
+    base_minor, units = counted(plan_of_own, found) if plan_of_own else (0, 0)
+    return Repriced(remaining, priced, base_minor, units, amounts)
+
+
+def counted(plan: Plan, found: Sequence[Event]) -> tuple[int, int]:
+    """(base in minor units, units) that the one order of the events adds to counters."""
+    (one,) = collect(plan, found) if _all_convertible(plan, found) else (None,)
+    if one is None:
+        return 0, 0
+    prepared = prepare(plan, one.known(one.freeze_at), on_time=one.on_time)
+    if not prepared.counted:
+        return 0, 0
+    alive = [line for line in prepared.figures if line.alive]
+    base = sum((line.net for line in alive), Fraction(0))
+    return round_fraction(base), sum(line.qty for line in alive)
+
+
+def convertible(plan: Plan, order: Order) -> bool:
+    """Whether the plan can say what the order is worth in its own currency."""
+    if order.currency == plan.currency:
+        return True
+    try:
+        rate_of(plan, order)
+    except EventError:
+        return False
+    return True
+
+
+def restates(plan: Plan) -> bool:
+    """Whether an order added at the end can change the amount of an earlier one, or of itself."""
+    if plan.publisher_cap_minor is not None or plan.budget_minor is not None:
+        return True
+    if any(rule.bonus and rule.bonus.awarded_once for rule in plan.bonus_rules):
+        return True
+    tiers = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.counted]
+    return any(one.mode != "graduated" for one in tiers)
+
+
+def independent(plan: Plan) -> bool:
+    """Whether every order is priced on its own: no counter, no cap, nothing awarded once."""
+    return not restates(plan) and not any(
+        rule.tiers and rule.tiers.counted for rule in plan.base_rules
+    )
+
+
+def shared(plan: Plan) -> bool:
+    """Whether one publisher's orders move the amounts of another's."""
+    counters = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.counted]
+    return plan.budget_minor is not None or any("publisher" not in one.scope for one in counters)
+
+
+def group(
+    program_id: str, publisher_id: str | None, span: tuple[datetime | None, datetime | None]
+) -> list[sa.ColumnElement[bool]]:
+    """The commissions evaluated together: of a program or one publisher of it, in a span."""
+    start, end = span
+    where = [
+        col(Commission.program_id) == program_id,
+        col(Commission.plan_version_id).is_not(None),
+    ]
+    if publisher_id is not None:
+        where.append(col(Commission.publisher_id) == publisher_id)
+    if start is not None:
+        where.append(col(Commission.occurred_at) >= start)
+    if end is not None:
+        where.append(col(Commission.occurred_at) < end)
+    return where
+
+
+def _changed(
+    session: Session, plan: Plan, version_id: str, own: Story, own_version_id: str | None
+) -> dict[str, Priced]:
+    """The orders of one version whose amount is no longer the booked one, and always our own."""
+    (own_id,) = own.facts
+    story = _around(session, plan, own, own.facts[own_id], own_version_id)
+    if version_id not in story.versions.values():
+        return {}
+    return {
+        conversion_id: one
+        for conversion_id, one in price(plan, events(story)).items()
+        if story.versions[conversion_id] == version_id
+        and (conversion_id == own_id or one.commission_minor != story.amounts[conversion_id])
+    }
+
+
+def _around(session: Session, plan: Plan, own: Story, fact: Fact, version_id: str | None) -> Story:
+    """The booked window around an order, with the events of its own that are not booked yet."""
+    publisher_id = None if shared(plan) else fact.order.publisher
+    span = replay_span(plan, fact.order)
+    story = load(session, *group(fact.program_id, publisher_id, span))
+    if version_id is None:
+        return story
+    order_id = fact.order.id
+    booked = sum(one.conversion_id == order_id for one in story.happenings)
+    story.facts[order_id] = fact
+    story.versions[order_id] = version_id
+    story.amounts.setdefault(order_id, 0)
+    story.happenings += own.happenings[booked:]
+    return story
+
+
+_COLUMNS: tuple[Any, ...] = (
+    col(Conversion.id),
+    col(Conversion.seq),
+    col(Conversion.program_id),
+    col(Conversion.occurred_at),
+    col(Conversion.received_at),
+    col(Conversion.imported),
+    col(Conversion.currency),
+    col(Conversion.amount_minor),
+    col(Conversion.country),
+    col(Conversion.customer),
+    col(Conversion.coupon),
+    col(Conversion.reported_status),
+    col(Click.country).label("country_click"),
+)
+
+
+def _items() -> Any:
+    table = ConversionItem.metadata.tables["conversion_item"]
+    return sa.select(table).order_by(table.c.conversion_id, table.c.line)
+
+
+# Asked for every order that comes in; built once, because building costs more than asking.
+_INTAKE = (
+    sa.select(
+        *_COLUMNS,
+        col(Attribution.publisher_id),
+        col(Attribution.conversion_id).is_not(None),
+    )
+    .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
+    .outerjoin(Click, col(Click.id) == col(Attribution.click_id))
+    .where(col(Conversion.id) == sa.bindparam("conversion_id"))
+)
+_ITEMS_OF_ONE = _items().where(col(ConversionItem.conversion_id) == sa.bindparam("conversion_id"))
+
+
+def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
+    lines = [
+        Line(
+            item.amount_minor,
+            qty=item.quantity,
+            category=item.category or None,
+            sku=item.sku or None,
+        )
+        for item in items
+    ] or [Line(row.amount_minor)]
+    countries = {"country": row.country, "country_click": row.country_click}
+    order = Order(
+        id=row.id,
+        publisher=publisher_id,
+        at=row.occurred_at,
+        lines=tuple(lines),
+        # An order imported with the history of a network was known then, not today.
+        known_at=row.occurred_at if row.imported else row.received_at,
+        currency=row.currency,
+        countries={name: country for name, country in countries.items() if country},
+        customer=row.customer,
+        coupon=row.coupon,
+    )
+    numbers = {item.line: at for at, item in enumerate(items)}
+    return Fact(order, row.seq, row.program_id, numbers, row.reported_status)
+
+
+def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:
+    query = (
+        sa.select(
+            col(Booking.conversion_id),
+            col(Booking.kind),
+            col(Booking.at),
+            col(ConversionChange.line),
+            col(ConversionChange.amount_minor),
+            col(ConversionChange.quantity),
+            col(ConversionChange.received_at),
+            col(ConversionChange.occurred_at),
+            col(Conversion.imported),
+        )
+        .join(Commission, col(Commission.conversion_id) == col(Booking.conversion_id))
+        .join(Conversion, col(Conversion.id) == col(Booking.conversion_id))
+        .outerjoin(ConversionChange, col(ConversionChange.id) == col(Booking.key))
+        .where(col(Booking.kind).in_(EVENT_KINDS), *where)
+        .order_by(col(Booking.seq))
+    )
+    for row in session.execute(query):
+        told_at = row.occurred_at if row.imported else row.received_at
+        yield Happening(
+            row.conversion_id,
+            row.kind,
+            told_at or row.at,
+            row.line,
+            row.amount_minor or 0,
+            row.quantity or 0,
+        )
+
+
+def _refunds(fact: Fact, one: Happening, left: list[int], pieces: list[int]) -> Iterator[Change]:
+    """A refund by line. Without a line it is spread over what is left, by largest remainder."""
+    if one.line is None and len(left) > 1:
+        total = min(one.amount_minor, sum(left))
+        parts = allocate(total, left) if total else [0] * len(left)
+        quantities = [0] * len(left)
+    else:
+        at = fact.lines.get(one.line, 0) if one.line is not None else 0
+        parts = [0] * len(left)
+        quantities = [0] * len(left)
+        parts[at] = min(one.amount_minor, left[at])
+        quantities[at] = min(one.quantity, pieces[at])
+    for at, (amount_minor, quantity) in enumerate(zip(parts, quantities, strict=True)):
+        if amount_minor or quantity:
+            left[at] -= amount_minor
+            pieces[at] -= quantity
+            yield Change("refund", one.conversion_id, one.known_at, at, amount_minor, quantity)
+
+
+def _all_convertible(plan: Plan, found: Sequence[Event]) -> bool:
+    return all(convertible(plan, one) for one in found if isinstance(one, Order))

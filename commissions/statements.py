@@ -1,0 +1,205 @@
+"""What each party sees of its orders: the conversion, who brought it, and where its money stands.
+
+A publisher sees the conversions it is paid for, an advertiser those of its programs, a manager
+all. Where a program masks order ids, a publisher sees and searches the beginning of the
+conversion's own id instead: a keyed hash of the order id that only this network can compute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from commissions.models import Commission
+from kernel.errors import NotFound, invalid
+from network.access import Actor, scope_to_party
+from network.models import Program, Role
+from tracker.models import (
+    Attribution,
+    ChangeKind,
+    Conversion,
+    ConversionChange,
+    ConversionItem,
+)
+
+LIMIT_MAX = 1000
+MASK_CHARS = 16
+UNATTRIBUTED = "unattributed"
+RECORDED = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What to list; None is everything. The span of occurrence times is half-open."""
+
+    program_id: str | None = None
+    publisher_id: str | None = None
+    order_id: str | None = None
+    status: str | None = None
+    event: str | None = None
+    occurred_from: datetime | None = None
+    occurred_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementLine:
+    """One conversion as the actor may see it: its order id is masked already where that applies.
+
+    The rows are detached copies where something is masked; nothing here writes back.
+    """
+
+    conversion: Conversion
+    attribution: Attribution | None
+    commission: Commission | None
+    refunded_minor: int
+
+    @property
+    def status(self) -> str:
+        """The commission's status; `unattributed`, or `recorded` while it is being worked on."""
+        if self.commission is not None:
+            return self.commission.status
+        decided = self.attribution is not None and self.attribution.publisher_id is None
+        return UNATTRIBUTED if decided else RECORDED
+
+    @property
+    def reason(self) -> str:
+        """Why it stands where it stands, a reason code or empty."""
+        if self.commission is not None:
+            return self.commission.reason
+        return self.attribution.reason if self.attribution is not None else ""
+
+
+def page(
+    session: Session, actor: Actor, *, filters: Filters, after_seq: int = 0, limit: int
+) -> list[StatementLine]:
+    """The next lines after `after_seq` (`conversion.seq` of the last one seen), ascending."""
+    query = _query(actor, filters).where(col(Conversion.seq) > after_seq)
+    return _lines(session, actor, query.order_by(col(Conversion.seq)).limit(_checked(limit)))
+
+
+def newest(session: Session, actor: Actor, *, filters: Filters, limit: int) -> list[StatementLine]:
+    """The lines recorded last, newest first."""
+    query = _query(actor, filters).order_by(col(Conversion.seq).desc())
+    return _lines(session, actor, query.limit(_checked(limit)))
+
+
+def get(session: Session, actor: Actor, public_id: str) -> StatementLine:
+    """The line of a conversion id or a commission id; NotFound for another party's as well."""
+    query = _query(actor, Filters()).where(
+        sa.or_(col(Conversion.id) == public_id, col(Commission.id) == public_id)
+    )
+    lines = _lines(session, actor, query)
+    if not lines:
+        raise NotFound("no such conversion", kind="conversion")
+    return lines[0]
+
+
+def items(session: Session, conversion_id: str) -> list[ConversionItem]:
+    """The order's lines in order; none for an order reported as one amount.
+
+    Not scoped: ask `get` first whether the actor may see the conversion.
+    """
+    query = select(ConversionItem).where(ConversionItem.conversion_id == conversion_id)
+    return list(session.exec(query.order_by(col(ConversionItem.line))))
+
+
+def conditions(actor: Actor, filters: Filters) -> list[sa.ColumnElement[bool]]:
+    """The filters as SQL over Conversion, Attribution, Commission and Program."""
+    wanted: list[sa.ColumnElement[bool]] = []
+    if filters.program_id is not None:
+        wanted.append(col(Conversion.program_id) == filters.program_id)
+    if filters.publisher_id is not None:
+        wanted.append(col(Commission.publisher_id) == filters.publisher_id)
+    if filters.order_id is not None:
+        wanted.append(_order_is(actor, filters.order_id))
+    if filters.status is not None:
+        wanted.append(_status_is(filters.status))
+    if filters.event is not None:
+        wanted.append(col(Conversion.event) == filters.event)
+    if filters.occurred_from is not None:
+        wanted.append(col(Conversion.occurred_at) >= filters.occurred_from)
+    if filters.occurred_to is not None:
+        wanted.append(col(Conversion.occurred_at) < filters.occurred_to)
+    return wanted
+
+
+def _order_is(actor: Actor, order_id: str) -> sa.ColumnElement[bool]:
+    plain = col(Conversion.order_id) == order_id
+    if actor.role is not Role.PUBLISHER:
+        return plain
+    # Searching a masked program by the true id would tell a publisher whether a guess is right.
+    masked = sa.func.substr(col(Conversion.id), 1, MASK_CHARS) == order_id
+    return sa.or_(
+        sa.and_(col(Program.masks_order_ids).is_(False), plain),
+        sa.and_(col(Program.masks_order_ids).is_(True), masked),
+    )
+
+
+def _status_is(status: str) -> sa.ColumnElement[bool]:
+    missing = col(Commission.conversion_id).is_(None)
+    decided = col(Attribution.conversion_id).is_not(None)
+    nobody = sa.and_(decided, col(Attribution.publisher_id).is_(None))
+    if status == UNATTRIBUTED:
+        return sa.and_(missing, nobody)
+    if status == RECORDED:
+        return sa.and_(missing, sa.not_(nobody))
+    return col(Commission.status) == status
+
+
+def _query(actor: Actor, filters: Filters) -> Any:
+    query: Any = (
+        sa.select(Conversion, Attribution, Commission, col(Program.masks_order_ids))
+        .join(Program, col(Program.id) == col(Conversion.program_id))
+        .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
+        .outerjoin(Commission, col(Commission.conversion_id) == col(Conversion.id))
+        .where(*conditions(actor, filters))
+    )
+    scoped: Any = scope_to_party(
+        query,
+        actor,
+        publisher=col(Commission.publisher_id),
+        advertiser=col(Program.advertiser_id),
+    )
+    return scoped
+
+
+def _lines(session: Session, actor: Actor, query: Any) -> list[StatementLine]:
+    rows = session.execute(query.execution_options(populate_existing=True)).all()
+    refunded = _refunded(session, [conversion.id for conversion, *_ in rows])
+    return [
+        StatementLine(
+            _masked(conversion) if masks and actor.role is Role.PUBLISHER else conversion,
+            attribution,
+            commission,
+            refunded.get(conversion.id, 0),
+        )
+        for conversion, attribution, commission, masks in rows
+    ]
+
+
+def _masked(conversion: Conversion) -> Conversion:
+    facts = conversion.model_dump()
+    return Conversion(**facts | {"order_id": conversion.id[:MASK_CHARS]})
+
+
+def _refunded(session: Session, conversion_ids: Sequence[str]) -> dict[str, int]:
+    query = (
+        sa.select(
+            col(ConversionChange.conversion_id), sa.func.sum(col(ConversionChange.amount_minor))
+        )
+        .where(
+            col(ConversionChange.conversion_id).in_(conversion_ids),
+            col(ConversionChange.kind) == ChangeKind.REFUND,
+        )
+        .group_by(col(ConversionChange.conversion_id))
+    )
+    return {conversion_id: int(minor) for conversion_id, minor in session.execute(query)}
+
+
+def _checked(limit: int) -> int:
+    if not 1 <= limit <= LIMIT_MAX:
+        raise invalid("limit", "range", f"must be 1 to {LIMIT_MAX}")
+    return limit

@@ -1,0 +1,1 @@
+"""HTML for managers, publishers and advertisers."""

@@ -1,0 +1,229 @@
+"""What codes of other packages are called on a page, and which tone their chip has.
+
+The English names are msgids. A code that has no name here is shown as its own words, so that a new
+reason elsewhere is never an empty cell.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from commissions.reasons import sentence_of
+from kernel.errors import AppError, InvalidInput
+from kernel.i18n import catalogue
+
+Gettext = Callable[[str], str]
+
+
+def N_(message: str) -> str:  # noqa: N802 - the extractor's customary mark
+    """Mark a sentence for the catalogue; it is translated where it is shown."""
+    return message
+
+
+LABELS: Final[dict[str, str]] = {
+    # What a commission is, from report to payment.
+    "pending": N_("Pending"),
+    "approved": N_("Approved"),
+    "payable": N_("Payable"),
+    "paid": N_("Paid"),
+    "held": N_("Held"),
+    "declined": N_("Declined"),
+    "reversed": N_("Reversed"),
+    "capped": N_("Capped"),
+    "unfunded": N_("Unfunded"),
+    "unattributed": N_("Unattributed"),
+    "recorded": N_("Recorded"),
+    # Flags and their outcomes.
+    "open": N_("Open"),
+    "cleared": N_("Cleared"),
+    "confirmed": N_("Confirmed"),
+    "allow": N_("Allow"),
+    "tag": N_("Tag"),
+    "hold": N_("Hold"),
+    "reject": N_("Reject"),
+    # Payout runs.
+    "draft": N_("Draft"),
+    "exported": N_("Exported"),
+    "settled": N_("Settled"),
+    "cancelled": N_("Cancelled"),
+    # Programs, members, people.
+    "active": N_("Active"),
+    "paused": N_("Paused"),
+    "suspended": N_("Suspended"),
+    "manager": N_("Manager"),
+    "advertiser": N_("Advertiser"),
+    "publisher": N_("Publisher"),
+    # Events, changes and where they came in.
+    "sale": N_("Sale"),
+    "lead": N_("Lead"),
+    "refund": N_("Refund"),
+    "cancel": N_("Cancellation"),
+    "approve": N_("Approval"),
+    "decline": N_("Refusal"),
+    "accrue": N_("Accrual"),
+    "tier_true_up": N_("Tier true-up"),
+    "release": N_("Release from hold"),
+    "void": N_("Declined by the network"),
+    "postback": N_("Postback"),
+    "api": N_("API"),
+    "import": N_("Import"),
+    "new": N_("New customer"),
+    "returning": N_("Returning customer"),
+    "click": N_("Click"),
+    "none": N_("None"),
+}
+
+# Why an order has the publisher it has, or none.
+_ATTRIBUTION: Final[dict[str, str]] = {
+    "last_click": N_("The last click before the order decides, and it was this publisher's."),
+    "no_click": N_("The advertiser reported no click."),
+    "no_click_id": N_("The advertiser reported no click."),
+    "click_id_malformed": N_("What the advertiser reported is no click id."),
+    "click_id_unknown_key": N_("The click id was signed with a key that is not in use here."),
+    "click_id_forged": N_("The click id was altered or not issued here."),
+    "click_of_other_program": N_("The click belongs to another program."),
+    "publisher_unknown": N_("The click names a publisher that does not exist."),
+    "not_a_member": N_("The publisher was not an approved member of the program."),
+    "click_not_billable": N_("The click may not earn."),
+    "click_after_order": N_("The click came after the order."),
+    "outside_window": N_("The click is older than the program's attribution window."),
+    "paused": N_("The program was paused at the time of the click."),
+    "head": N_("A machine asked for the link ahead of a person."),
+    "prefetch": N_("The browser loaded the link in advance."),
+    "no_consent": N_("The visitor gave no consent to be tracked."),
+}
+
+_STEPS: Final[dict[str, str]] = {
+    "propose": N_("Proposed"),
+    "approve": N_("Approved"),
+    "export": N_("Exported"),
+    "settle": N_("Settled"),
+    "cancel": N_("Cancelled"),
+}
+
+TONES: Final[dict[str, str]] = {
+    "approved": "good",
+    "payable": "good",
+    "paid": "done",
+    "settled": "done",
+    "cleared": "good",
+    "active": "good",
+    "held": "warn",
+    "hold": "warn",
+    "tag": "warn",
+    "open": "warn",
+    "unfunded": "warn",
+    "paused": "warn",
+    "suspended": "warn",
+    "capped": "warn",
+    "exported": "info",
+    "draft": "info",
+    "declined": "bad",
+    "reversed": "bad",
+    "confirmed": "bad",
+    "reject": "bad",
+}
+
+
+def label(code: str, *, gettext: Gettext) -> str:
+    """The name of a code; an unknown code is read out: `no_click` gives `No click`."""
+    if not code:
+        return ""
+    known = LABELS.get(code)
+    return gettext(known) if known else _read_out(code)
+
+
+def _read_out(code: str) -> str:
+    return code.replace("_", " ").capitalize()
+
+
+def reason(code: str, *, language: str, gettext: Gettext) -> str:
+    """Why a commission stands where it does, as a sentence; the code read out if it has none."""
+    sentence = sentence_of(code)
+    if sentence != code:
+        return catalogue("commissions", language).gettext(sentence)
+    return label(code, gettext=gettext)
+
+
+def attribution(code: str, *, gettext: Gettext) -> str:
+    """Why an order has the publisher it has, as a sentence."""
+    known = _ATTRIBUTION.get(code)
+    return gettext(known) if known else label(code, gettext=gettext)
+
+
+def step(code: str, *, gettext: Gettext) -> str:
+    """What somebody did with a payout run."""
+    known = _STEPS.get(code)
+    return gettext(known) if known else _read_out(code)
+
+
+def signal_name(code: str, name: str, language: str) -> str:
+    """The name of a fraud signal; the code read out for one that no longer exists."""
+    return catalogue("fraud", language).gettext(name) if name else _read_out(code)
+
+
+def said(sentence: str, *, gettext: Gettext) -> str:
+    """A sentence another package wrote, in the reader's language where the catalogue has it."""
+    return gettext(sentence) if sentence else ""
+
+
+def tone(code: str) -> str:
+    """The chip's tone: good, done, warn, bad, info, or calm for everything else."""
+    return TONES.get(code, "calm")
+
+
+_DONE: Final[dict[str, str]] = {
+    "signed_out": N_("You are signed out."),
+    "flag_cleared": N_("The flag is cleared. The commission goes on."),
+    "flag_confirmed": N_("The flag is confirmed. The commission is withdrawn."),
+    "run_proposed": N_("The payout run is proposed. A second person approves it."),
+    "run_proposed_alone": N_("The payout run is proposed. Check it and approve it next."),
+    "run_approved": N_("The payout run is approved. Download the bank file next."),
+    "run_settled": N_("The payout run is settled."),
+    "run_cancelled": N_("The payout run is cancelled. Its amounts are payable again."),
+}
+
+# What went wrong, by the error's code, where its reader is a person at a form.
+_PROBLEMS: Final[dict[str, str]] = {
+    "unauthenticated": N_("The e-mail address or the password is wrong."),
+    "too_many_requests": N_("Too many attempts with a wrong password. Try again in 15 minutes."),
+    "forbidden": N_("This page belongs to another role. Your account may not open it."),
+    "wrong_form": N_(
+        "The form did not come from a page of this session. Open the page again and repeat."
+    ),
+    "not_found": N_("There is no such page, or it is not yours to see."),
+    "too_large": N_("The form is larger than this server reads."),
+    "flag_decided": N_("This flag was decided meanwhile. Nothing was changed."),
+    "payout_state": N_("The run has moved on meanwhile. Nothing was changed."),
+    "payout_same_eyes": N_("Somebody other than the person who proposed the run must approve it."),
+    "unavailable": N_("The database does not answer. Nothing was changed; try again in a moment."),
+}
+
+_RULES: Final[dict[tuple[str, str], str]] = {
+    ("note", "length"): N_("Write a note of 1 to 2,000 characters that says why."),
+    ("reference", "length"): N_("Enter the reference of the bank, 1 to 140 characters."),
+    ("minimum_minor", "integer"): N_("The minimum is a whole number of minor units, 0 or more."),
+    ("outcome", "required"): N_("Choose whether to clear or to confirm."),
+    ("cursor", "cursor"): N_("This link into the list is damaged. Start from its first page."),
+    ("from", "date"): N_("A date looks like 2026-03-10."),
+    ("to", "date"): N_("A date looks like 2026-03-10."),
+}
+
+
+def done(code: str, *, gettext: Gettext) -> str:
+    """What a form has just done; nothing for a code that is none of ours."""
+    return gettext(_DONE[code]) if code in _DONE else ""
+
+
+def problem(error: AppError | None, *, gettext: Gettext) -> str:
+    """What was wrong with a form, in one sentence."""
+    return "" if error is None else refusal(error, gettext=gettext)
+
+
+def refusal(error: AppError, *, gettext: Gettext) -> str:
+    """A refusal in the reader's language; the error's own sentence when there is no other."""
+    if isinstance(error, InvalidInput):
+        first = error.problems[0]
+        known = _RULES.get((first.field, first.rule))
+        return gettext(known) if known else f"{first.field}: {gettext(first.message)}"
+    known = _PROBLEMS.get(error.code)
+    return gettext(known) if known else gettext(error.message)

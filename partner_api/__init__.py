@@ -1,0 +1,1 @@
+"""JSON for partners and advertisers: one function called, its result rendered."""

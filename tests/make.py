@@ -1,0 +1,190 @@
+"""Rows as they stand in a running network, each with sensible facts and keyword overrides.
+
+Every builder inserts and flushes; nothing is committed. Ids and numbers are counted upwards, so a
+test that needs two of a kind calls twice.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, TypeVar
+
+from sqlmodel import Session, SQLModel
+
+from commissions import plans
+from commissions.models import PlanVersion
+from network.models import (
+    Advertiser,
+    Membership,
+    MembershipStatus,
+    Program,
+    Publisher,
+)
+from tracker.models import (
+    Attribution,
+    ChangeKind,
+    Click,
+    Conversion,
+    ConversionChange,
+    ConversionItem,
+)
+
+NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+_numbers = count(1)
+_Row = TypeVar("_Row", bound=SQLModel)
+
+
+def _id(prefix: str) -> tuple[int, str]:
+    number = next(_numbers)
+    return number, f"{prefix}_{number:012d}{'x' * 14}"
+
+
+def _keep(session: Session, row: _Row) -> _Row:
+    session.add(row)
+    session.flush()
+    return row
+
+
+def advertiser(session: Session, **facts: Any) -> Advertiser:
+    number, identity = _id("adv")
+    given: dict[str, Any] = {"id": identity, "name": f"Shop {number}", "created_at": NOW}
+    return _keep(session, Advertiser(**given | facts))
+
+
+def program(session: Session, *, of: Advertiser | None = None, **facts: Any) -> Program:
+    """A program in EUR with a hold of 30 days; of a new advertiser unless one is given."""
+    number, identity = _id("prg")
+    given: dict[str, Any] = {
+        "id": identity,
+        "number": number,
+        "advertiser_id": (of or advertiser(session)).id,
+        "code": f"shop-{number}",
+        "name": f"Shop {number}",
+        "currency": "EUR",
+        "landing_url": "https://shop.example/",
+        "allowed_domains": ["shop.example"],
+        "created_at": NOW,
+    }
+    return _keep(session, Program(**given | facts))
+
+
+def publisher(session: Session, *, member_of: Program | None = None, **facts: Any) -> Publisher:
+    """A publisher, approved in `member_of` when given."""
+    number, identity = _id("pub")
+    given: dict[str, Any] = {
+        "id": identity,
+        "number": number,
+        "code": f"site-{number}",
+        "name": f"Site {number}",
+        "created_at": NOW,
+    }
+    made = _keep(session, Publisher(**given | facts))
+    if member_of is not None:
+        membership(session, member_of, made)
+    return made
+
+
+def membership(session: Session, of: Program, who: Publisher, **facts: Any) -> Membership:
+    _, identity = _id("mem")
+    given: dict[str, Any] = {
+        "id": identity,
+        "program_id": of.id,
+        "publisher_id": who.id,
+        "status": MembershipStatus.APPROVED,
+        "created_at": NOW,
+    }
+    return _keep(session, Membership(**given | facts))
+
+
+def click(session: Session, of: Program, who: Publisher, **facts: Any) -> Click:
+    """A click an hour before NOW."""
+    _, identity = _id("clk")
+    given: dict[str, Any] = {
+        "id": identity,
+        "at": NOW - timedelta(hours=1),
+        "program_id": of.id,
+        "publisher_id": who.id,
+        "landing_url": of.landing_url,
+        "sub_ids": {},
+        "parameters": {},
+    }
+    return _keep(session, Click(**given | facts))
+
+
+def conversion(
+    session: Session,
+    of: Program,
+    who: Publisher | None = None,
+    *,
+    items: Sequence[dict[str, Any]] = (),
+    clicked: Click | None = None,
+    **facts: Any,
+) -> Conversion:
+    """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0."""
+    number, identity = _id("cnv")
+    at = facts.get("occurred_at", NOW)
+    given: dict[str, Any] = {
+        "id": identity,
+        "program_id": of.id,
+        "order_id": f"order-{number}",
+        "event": "sale",
+        "occurred_at": at,
+        "received_at": at,
+        "currency": of.currency,
+        "amount_minor": 10_000,
+        "click_id": clicked.id if clicked else None,
+        "content_hash": f"hash-{number}",
+        "channel": "postback",
+    }
+    made = _keep(session, Conversion(**given | facts))
+    for line, item in enumerate(items):
+        row: dict[str, Any] = {"conversion_id": made.id, "line": line} | item
+        session.add(ConversionItem(**row))
+    session.add(
+        Attribution(
+            conversion_id=made.id,
+            publisher_id=who.id if who else None,
+            click_id=clicked.id if clicked else None,
+            clicked_at=clicked.at if clicked else None,
+            source="click" if who else "none",
+            reason="last_click" if who else "no_click",
+            decided_at=made.received_at,
+        )
+    )
+    session.flush()
+    return made
+
+
+def change(session: Session, of: Conversion, kind: ChangeKind, **facts: Any) -> ConversionChange:
+    """What the advertiser says about an order, a day after it came in."""
+    number, identity = _id("chg")
+    at = facts.get("received_at", of.received_at + timedelta(days=1))
+    given: dict[str, Any] = {
+        "id": identity,
+        "key": f"change-{number}",
+        "conversion_id": of.id,
+        "kind": kind,
+        "content_hash": f"hash-{number}",
+        "occurred_at": at,
+        "received_at": at,
+    }
+    return _keep(session, ConversionChange(**given | facts))
+
+
+def plan(
+    session: Session,
+    of: Program,
+    *rules: dict[str, Any],
+    effective_from: datetime | None = None,
+    **document: Any,
+) -> PlanVersion:
+    """A published plan of these rules, 10 % of everything when there are none."""
+    listed = list(rules) or [{"id": "all", "pay": {"percent": "10"}}]
+    return plans.publish(
+        session,
+        program_id=of.id,
+        document={"currency": of.currency, "rules": listed} | document,
+        effective_from=effective_from or NOW - timedelta(days=365),
+        actor="usr_manager",
+        now=NOW,
+    )

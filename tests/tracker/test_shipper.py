@@ -1,0 +1,351 @@
+"""Events reach the database exactly once, on both databases, whatever lies between them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import Engine
+from sqlmodel import select
+
+from kernel import clock
+from kernel.database import reading
+from kernel.keys import Keys
+from kernel.outbox import OutboxRow
+from kernel.settings import Settings
+from tracker import conversions, events, orders, shipper
+from tracker.click_ids import ClickIdSigner
+from tracker.events import ChangeReported, ClickSeen, Event, Item, Order, OrderReported
+from tracker.geo import GeoResolver
+from tracker.journal import Journal, open_journal
+from tracker.models import (
+    Click,
+    Conversion,
+    ConversionChange,
+    ConversionItem,
+    IntakeRefusal,
+    JournalPosition,
+)
+from tracker.node import click_id_signer
+
+NOW = clock.now()
+
+
+class Bench:
+    """A database with a network, a journal to write to, and the shipper between them."""
+
+    def __init__(
+        self, engine: Engine, world: Any, keys: Keys, settings: Settings, geo: GeoResolver
+    ) -> None:
+        self.engine, self.world, self.keys, self.settings = engine, world, keys, settings
+        self.geo = geo
+        self.signer: ClickIdSigner = click_id_signer(keys)
+        self.journal = self.open(1)
+
+    def open(self, number: int) -> Journal:
+        return open_journal(
+            self.settings.data_dir / "journal" / str(number),
+            segment_bytes_max=2**16,
+            journal_bytes_max=2**24,
+            record_bytes_max=2**16,
+        )
+
+    def write(self, *written: Event | bytes, journal: Journal | None = None) -> None:
+        (journal or self.journal).sync_append_many(
+            [one if isinstance(one, bytes) else events.encode(one) for one in written]
+        )
+
+    def ship(self, step: Callable[[str], object] = lambda _: None) -> shipper.Shipped:
+        return shipper.ship_all(
+            self.engine,
+            self.settings.data_dir / "journal",
+            keys=self.keys,
+            geo=self.geo,
+            settings=self.settings,
+            now=NOW,
+            step=step,
+        )
+
+    def click(self, seconds: float = 0, **facts: Any) -> ClickSeen:
+        at = NOW + timedelta(seconds=seconds)
+        known = {
+            "program_number": self.world.shop_number,
+            "publisher_number": self.world.blog_number,
+            "address": "91.0.0.77",
+            "user_agent": "Mozilla/5.0 Gecko/",
+        } | facts
+        numbers = {name: known[name] for name in ("program_number", "publisher_number")}
+        return ClickSeen(id=self.signer.mint(at=at, **numbers), at=at, page="https://x/", **known)
+
+    def order(self, order_id: str = "1", amount: int = 1000, **facts: Any) -> OrderReported:
+        order = Order(order_id=order_id, event="sale", currency="EUR", amount_minor=amount, **facts)
+        return OrderReported(
+            conversion_id=conversions.id_of(
+                self.keys.derive("conversion-id"),
+                program_id=self.world.shop_id,
+                order_id=order_id,
+                event="sale",
+            ),
+            program_id=self.world.shop_id,
+            content_hash=orders.content_hash(self.world.shop_id, order),
+            received_at=NOW,
+            channel="api",
+            imported=False,
+            order=order,
+        )
+
+    def refund(self, order: OrderReported, key: str, amount: int, **facts: Any) -> ChangeReported:
+        return ChangeReported(
+            id=f"chg_{key}",
+            key=key,
+            conversion_id=order.conversion_id,
+            program_id=order.program_id,
+            order_id=order.order.order_id,
+            kind="refund",
+            content_hash=f"{key}:{amount}",
+            occurred_at=NOW,
+            received_at=NOW,
+            amount_minor=amount,
+            **facts,
+        )
+
+    def rows(self, model: Any, order_by: Any = None) -> Sequence[Any]:
+        with reading(self.engine) as session:
+            return list(session.exec(select(model).order_by(order_by)))
+
+
+@pytest.fixture
+def bench(engine, make_world, keys, settings, geo):
+    made = Bench(engine, make_world(engine), keys, settings, geo)
+    yield made
+    made.journal.sync_close()
+
+
+def test_everything_arrives_with_its_follow_ups_and_the_position(bench) -> None:
+    order = bench.order(items=(Item("a", "c", 2, 700), Item("b", "", 1, 300)))
+    bench.write(bench.click(), order, bench.refund(order, "k1", 100, line=1, reason="why"))
+    shipped = bench.ship()
+    assert (shipped.clicks, shipped.conversions, shipped.changes) == (1, 1, 1)
+    assert (shipped.repeated, shipped.refused, shipped.damaged, shipped.records) == (0, 0, 0, 3)
+    click = bench.rows(Click)[0]
+    assert (click.program_id, click.publisher_id) == (bench.world.shop_id, bench.world.blog_id)
+    assert (click.country, click.agent_class) == ("DE", "browser")
+    assert click.at == NOW
+    row = bench.rows(Conversion)[0]
+    assert (row.id, row.amount_minor, row.occurred_at) == (order.conversion_id, 1000, NOW)
+    assert [
+        (one.line, one.sku, one.amount_minor) for one in bench.rows(ConversionItem, "line")
+    ] == [(0, "a", 700), (1, "b", 300)]
+    change = bench.rows(ConversionChange)[0]
+    assert (change.conversion_id, change.line, change.amount_minor) == (row.id, 1, 100)
+    assert [(one.kind, one.subject_id) for one in bench.rows(OutboxRow, "seq")] == [
+        ("conversion.recorded", row.id),
+        ("conversion.changed", row.id),
+    ]
+    position = bench.rows(JournalPosition)[0]
+    assert position.journal_id == str(bench.journal.identity)
+    assert (position.clicks, position.conversions, position.damaged) == (1, 1, 0)
+    assert not bench.ship()
+    with reading(bench.engine) as session:
+        assert shipper.backlog_bytes(session, bench.settings.data_dir / "journal") == 0
+
+
+def test_seq_is_the_order_of_the_journal(bench) -> None:
+    bench.write(*(bench.order(str(number)) for number in range(50)))
+    bench.ship()
+    rows = bench.rows(Conversion, "seq")
+    assert [row.order_id for row in rows] == [str(number) for number in range(50)]
+
+
+def test_repeats_collapse_and_conflicts_are_listed(bench) -> None:
+    other = bench.open(2)
+    first, conflicting = bench.order(), bench.order(amount=2000)
+    bench.write(first, first, conflicting)
+    bench.write(first, conflicting, bench.order("2"), journal=other)
+    shipped = bench.ship()
+    assert (shipped.conversions, shipped.repeated, shipped.refused) == (2, 2, 2)
+    assert [row.amount_minor for row in bench.rows(Conversion, "seq")] == [1000, 1000]
+    assert len(bench.rows(OutboxRow)) == 2
+    refusals = bench.rows(IntakeRefusal, "seq")
+    assert [(row.code, row.order_id) for row in refusals] == [("order_conflict", "1")] * 2
+    assert refusals[0].detail == "order '1' was reported before with another amount"
+    assert refusals[0].payload["amount_minor"] == 2000
+    other.sync_close()
+
+
+def test_refunds_that_are_too_much_or_too_early_are_listed(bench) -> None:
+    order, unknown = bench.order(), bench.order("unknown")
+    bench.write(
+        order,
+        bench.refund(order, "a", 600),
+        bench.refund(order, "a", 600),
+        bench.refund(order, "a", 500),
+        bench.refund(order, "b", 401),
+        bench.refund(order, "c", 400),
+        bench.refund(order, "d", 1, line=7),
+        bench.refund(unknown, "e", 1),
+    )
+    shipped = bench.ship()
+    assert (shipped.changes, shipped.repeated, shipped.refused) == (2, 1, 4)
+    assert [row.amount_minor for row in bench.rows(ConversionChange, "seq")] == [600, 400]
+    assert [row.code for row in bench.rows(IntakeRefusal, "seq")] == [
+        "change_conflict",
+        "refund_exceeds_order",
+        "invalid_input",
+        "order_unknown",
+    ]
+
+
+def test_links_and_programs_that_do_not_exist_are_listed(bench) -> None:
+    lost = bench.order()
+    lost = OrderReported(
+        **{name: getattr(lost, name) for name in lost.__struct_fields__}
+        | {"program_id": "prg_gone"}
+    )
+    bench.write(bench.click(publisher_number=999), bench.click(program_number=999), lost)
+    shipped = bench.ship()
+    assert (shipped.clicks, shipped.conversions, shipped.refused) == (0, 0, 3)
+    assert sorted(row.code for row in bench.rows(IntakeRefusal)) == [
+        "unknown_link",
+        "unknown_link",
+        "unknown_program",
+    ]
+
+
+def test_a_poisoned_record_stops_nobody_else(bench) -> None:
+    """Undecodable bytes, and a value that the database itself refuses."""
+    too_much = bench.order("too-much", amount=2**63)
+    bench.write(bench.order("a"), b"\xc1 no event", too_much, bench.order("b"), bench.click())
+    total = shipper.Shipped()
+    while shipped := bench.ship():
+        total += shipped
+    assert (total.conversions, total.clicks, total.refused) == (2, 1, 2)
+    assert [row.order_id for row in bench.rows(Conversion, "seq")] == ["a", "b"]
+    refusals = bench.rows(IntakeRefusal, "seq")
+    assert [row.code for row in refusals] == ["record_unreadable"] * 2
+    assert refusals[0].payload["base64"] == "wSBubyBldmVudA=="
+    assert refusals[0].payload["position"] == "1:" + refusals[0].payload["position"][2:]
+
+
+def test_control_characters_reach_both_databases(bench) -> None:
+    bench.write(bench.click(query="s1=%00%01&x=%00", user_agent="a\x7fb"))
+    assert bench.ship().clicks == 1
+    assert bench.rows(Click)[0].sub_ids == {"s1": "\ufffd\ufffd"}
+
+
+def test_damage_is_counted_listed_and_passed(bench) -> None:
+    bench.write(bench.order("a"))
+    bench.write(bench.order("b"))
+    bench.write(bench.order("c"))
+    path: Path = bench.settings.data_dir / "journal" / "1" / "0000000001.log"
+    content = path.read_bytes()
+    at = content.index(bench.order("b").conversion_id.encode())
+    path.write_bytes(content[:at] + b"X" + content[at + 1 :])
+    shipped = bench.ship()
+    assert (shipped.conversions, shipped.damaged) == (2, 1)
+    assert [row.order_id for row in bench.rows(Conversion, "seq")] == ["a", "c"]
+    assert [row.code for row in bench.rows(IntakeRefusal)] == ["journal_damaged"]
+    assert bench.rows(JournalPosition)[0].damaged == 1
+    assert not bench.ship()
+    assert len(bench.rows(IntakeRefusal)) == 1
+
+
+def test_duplicates_within_the_window_in_batch_and_in_database(bench) -> None:
+    bench.write(bench.click(0), bench.click(10), bench.click(10, user_agent="Mozilla/5.0 Other"))
+    bench.ship()
+    bench.write(
+        bench.click(60),
+        bench.click(60.001),
+        bench.click(200),
+        bench.click(61, program_number=bench.world.other_number),
+        bench.click(62, reason="prefetch"),
+        bench.click(63, address="", user_agent="", reason="no_consent"),
+    )
+    bench.ship()
+    rows = bench.rows(Click, "at")
+    seconds = [((row.at - NOW).total_seconds(), row.duplicates) for row in rows]
+    assert seconds == [
+        (0, 0),
+        (10, seconds[1][1]),
+        (10, seconds[2][1]),
+        (60, 2),
+        (60.001, 2),
+        (61, 0),
+        (62, 3),
+        (63, 0),
+        (200, 0),
+    ]
+    assert {seconds[1][1], seconds[2][1]} == {0, 1}
+
+
+def test_shipped_segments_go(bench) -> None:
+    for number in range(300):
+        bench.write(bench.order(str(number), coupon="x" * 120, click_id="y" * 250))
+    directory = bench.settings.data_dir / "journal" / "1"
+    assert len(list(directory.glob("*.log"))) > 1
+    while bench.ship():
+        pass
+    assert len(list(directory.glob("*.log"))) == 1
+    assert len(bench.rows(Conversion)) == 300
+
+
+def test_two_shippers_of_one_journal_ship_once(bench) -> None:
+    bench.write(*(bench.order(str(number)) for number in range(20)), bench.click())
+    both_have_read = threading.Barrier(2, timeout=20)
+    shipped: list[shipper.Shipped] = []
+
+    def run() -> None:
+        def step(name: str) -> None:
+            if name == "decoded":
+                both_have_read.wait()
+
+        shipped.append(bench.ship(step))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.conversions for one in shipped) == [0, 20]
+    assert len(bench.rows(Conversion)) == 20
+    assert len(bench.rows(OutboxRow)) == 20
+    assert len(bench.rows(Click)) == 1
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench) -> None:
+    steps: list[str] = []
+    order = bench.order()
+    bench.write(bench.click(), order, bench.refund(order, "k", 1))
+    names = ["read", "decoded", "claimed", "clicks", "conversions", "changes", "moved"]
+    for stop_at in names:
+
+        def step(name: str, stop_at: str = stop_at) -> None:
+            steps.append(name)
+            if name == stop_at:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            bench.ship(step)
+        assert bench.rows(Click) == bench.rows(Conversion) == bench.rows(OutboxRow) == []
+        assert bench.rows(JournalPosition) == []
+    bench.ship(steps.append)
+    assert steps[-9:] == [*names, "committed", "removed"]
+    assert not bench.ship()
+    assert len(bench.rows(Click)) == len(bench.rows(Conversion)) == 1
+
+
+def test_an_absent_or_foreign_folder_is_no_journal(bench, tmp_path: Path) -> None:
+    assert shipper.directories(tmp_path / "none") == []
+    (bench.settings.data_dir / "journal" / "lost+found").mkdir()
+    (bench.settings.data_dir / "journal" / "7").mkdir()
+    assert [path.name for path in shipper.directories(bench.settings.data_dir / "journal")] == [
+        "1",
+        "7",
+    ]
+    assert not bench.ship()

@@ -1,0 +1,284 @@
+"""What advertisers say about an order later: refunds, cancellations, approvals and refusals."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlmodel import Session, col, select
+
+from kernel import outbox
+from kernel.clock import to_rfc3339
+from kernel.errors import AppError, Conflict, NotFound, Refused, invalid
+from kernel.ids import derived_id
+from kernel.money import format_amount
+from tracker import conversions, rules
+from tracker.events import ChangeReported
+from tracker.fields import Fields
+from tracker.models import ChangeKind, Conversion, ConversionChange
+from tracker.orders import EVENT, check_currency, read_amount
+from tracker.refusals import refuse
+
+CHANGED = "conversion.changed"
+_REASON_CHARS_MAX: Final = 256
+_REFUND_ID_CHARS_MAX: Final = 128
+_LINE_MAX: Final = 10**6
+_QUANTITY_MAX: Final = 10**9
+FIELDS: Final = ("reason", "occurred_at", "event", "program")
+REFUND_FIELDS: Final = (*FIELDS, "amount", "currency", "line", "qty", "refund_id")
+
+
+class OrderUnknown(NotFound):
+    """No such order of this program was recorded within the time a change waits for it."""
+
+    code = "order_unknown"
+    title = "The order is not known"
+
+
+class RefundExceedsOrder(Refused):
+    """More would be taken back than is left of the order or of its line."""
+
+    code = "refund_exceeds_order"
+    title = "More than is left of the order"
+
+
+class ChangeConflict(Conflict):
+    """A refund with this `refund_id` was reported before with other content."""
+
+    code = "change_conflict"
+    title = "The refund was reported before, and differently"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The order a change is about."""
+
+    conversion_id: str
+    program_id: str
+    order_id: str
+    currency: str
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of reported changes."""
+
+    added: int = 0
+    repeated: int = 0
+    refused: int = 0
+
+
+def event_of(values: Mapping[str, Any]) -> str | None:
+    """The event of the order a change names; None for the default. InvalidInput on `event`."""
+    fields = Fields(values)
+    event = fields.text("event", chars_max=32, pattern=EVENT)
+    fields.finish()
+    return event
+
+
+def parse_change(
+    kind: ChangeKind, values: Mapping[str, Any], subject: Subject, *, key: bytes, now: datetime
+) -> ChangeReported:
+    """The change in these values, or one InvalidInput naming every wrong field.
+
+    Its key is the `refund_id`, or else its content: an equal change is the same change.
+    """
+    fields = Fields(values)
+    fields.only(*(REFUND_FIELDS if kind is ChangeKind.REFUND else FIELDS))
+    occurred_at = fields.time("occurred_at", now=now)
+    content: dict[str, Any] = {
+        "conversion_id": subject.conversion_id,
+        "kind": kind.value,
+        "reason": fields.text("reason", chars_max=_REASON_CHARS_MAX) or "",
+        "occurred_at": to_rfc3339(occurred_at) if occurred_at else None,
+    }
+    if kind is ChangeKind.REFUND:
+        content |= _refund_content(fields, subject.currency)
+    refund_id = fields.text("refund_id", chars_max=_REFUND_ID_CHARS_MAX)
+    fields.finish()
+    hashed = hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    change_key = (
+        f"{subject.conversion_id}:{kind.value}:{f'id:{refund_id}' if refund_id else hashed}"
+    )
+    return ChangeReported(
+        id=derived_id("chg", key, change_key),
+        key=change_key,
+        conversion_id=subject.conversion_id,
+        program_id=subject.program_id,
+        order_id=subject.order_id,
+        kind=kind.value,
+        content_hash=hashed,
+        occurred_at=occurred_at or now,
+        received_at=now,
+        amount_minor=content.get("amount", 0),
+        line=content.get("line"),
+        quantity=content.get("qty", 0),
+        reason=content["reason"],
+    )
+
+
+def _refund_content(fields: Fields, currency: str) -> dict[str, Any]:
+    amount = fields.value("amount")
+    # The order has its currency already; naming it again is allowed, and must then be right.
+    check_currency(fields, currency, needed=False)
+    amount_minor = read_amount(fields, "amount", currency)
+    if amount is None:
+        fields.problem("amount", "missing", "is required")
+    elif amount_minor == 0:
+        fields.problem("amount", "amount", "must be more than zero")
+    return {
+        "amount": amount_minor or 0,
+        "line": _whole_number(fields, "line", 0, _LINE_MAX),
+        "qty": _whole_number(fields, "qty", 1, _QUANTITY_MAX) or 0,
+    }
+
+
+def _whole_number(fields: Fields, name: str, least: int, most: int) -> int | None:
+    found = fields.value(name)
+    if found is None:
+        return None
+    if type(found) is not int or not least <= found <= most:
+        fields.problem(name, "range", f"must be a whole number from {least} to {most}")
+        return None
+    return found
+
+
+def of_conversion(session: Session, conversion_id: str) -> list[ConversionChange]:
+    """The changes of a conversion, in booking order."""
+    query = select(ConversionChange).where(ConversionChange.conversion_id == conversion_id)
+    return list(session.exec(query.order_by(col(ConversionChange.seq))))
+
+
+def check(
+    session: Session, change: ChangeReported, *, unshipped: Sequence[ChangeReported] = ()
+) -> bool:
+    """Whether the change is recorded already; raises what forbids it.
+
+    `unshipped` are changes of the same conversion that were acknowledged but may not be in the
+    database yet. OrderUnknown, ChangeConflict or RefundExceedsOrder.
+    """
+    conversion = _lock(session, change)
+    earlier = session.exec(
+        select(ConversionChange.content_hash).where(ConversionChange.key == change.key)
+    ).one_or_none()
+    if earlier is None:
+        earlier = next((one.content_hash for one in unshipped if one.key == change.key), None)
+    if earlier is not None:
+        if earlier != change.content_hash:
+            raise ChangeConflict("a refund with this id was reported before with other content")
+        return True
+    if change.kind == ChangeKind.REFUND:
+        _check_refund(session, conversion, change, unshipped)
+    return False
+
+
+def _lock(session: Session, change: ChangeReported) -> Conversion:
+    # Two journals may ship refunds of one order at the same time; what is left of it must not be
+    # computed twice from the same rows.
+    query = select(Conversion).where(Conversion.id == change.conversion_id).with_for_update()
+    conversion = session.exec(query).one_or_none()
+    if conversion is None:
+        raise OrderUnknown(f"no order {change.order_id!r} is recorded", order_id=change.order_id)
+    return conversion
+
+
+def _check_refund(
+    session: Session,
+    conversion: Conversion,
+    change: ChangeReported,
+    unshipped: Sequence[ChangeReported],
+) -> None:
+    items = conversions.items(session, conversion.id)
+    amounts = [item.amount_minor for item in items] or [conversion.amount_minor]
+    booked = of_conversion(session, conversion.id)
+    keys = {row.key for row in booked}
+    before_it: list[ConversionChange | ChangeReported] = [*booked]
+    before_it += [one for one in unshipped if one.key not in keys]
+    refunds = [
+        (row.line, row.amount_minor, row.quantity)
+        for row in before_it
+        if row.kind == ChangeKind.REFUND
+    ]
+    if change.line is not None and change.line >= len(amounts):
+        raise invalid("line", "range", f"the order has lines 0 to {len(amounts) - 1}")
+    before = [rules.Refund(amount, line) for line, amount, _ in refunds]
+    asked = rules.Refund(change.amount_minor, change.line)
+    if rules.remaining_by_line(amounts, [*before, asked]) is None:
+        left = rules.remaining_by_line(amounts, before) or [0] * len(amounts)
+        left_minor = sum(left) if change.line is None else left[change.line]
+        raise RefundExceedsOrder(
+            f"{format_amount(left_minor, conversion.currency)} {conversion.currency} is left",
+            remaining={"minor": left_minor, "currency": conversion.currency},
+        )
+    if change.quantity:
+        quantities = [item.quantity for item in items] or [1]
+        _check_quantity(change, quantities, [(line, qty) for line, _, qty in refunds])
+
+
+def _check_quantity(
+    change: ChangeReported, quantities: Sequence[int], returned: Sequence[tuple[int | None, int]]
+) -> None:
+    if change.line is None and len(quantities) > 1:
+        raise invalid("line", "missing", "is required with qty when the order has several lines")
+    line = change.line or 0
+    left = quantities[line] - sum(qty for at, qty in returned if (at or 0) == line)
+    if change.quantity > left:
+        raise RefundExceedsOrder(f"{left} pieces are left of the line", remaining_qty=left)
+
+
+def record(session: Session, reports: Sequence[ChangeReported], *, now: datetime) -> Recorded:
+    """Add the changes that are new, each with its follow-up, in the order of the reports.
+
+    A repeat changes nothing; what may not be becomes an IntakeRefusal.
+    """
+    outcome = Recorded()
+    for change in reports:
+        try:
+            is_repeat = check(session, change)
+        except AppError as error:
+            _refuse(session, change, error, now=now)
+            outcome.refused += 1
+            continue
+        if is_repeat:
+            outcome.repeated += 1
+            continue
+        session.add(_row(change))
+        session.flush()
+        outbox.append(session, CHANGED, change.conversion_id, lane=change.program_id, now=now)
+        outcome.added += 1
+    return outcome
+
+
+def _row(change: ChangeReported) -> ConversionChange:
+    return ConversionChange(
+        id=change.id,
+        key=change.key,
+        conversion_id=change.conversion_id,
+        kind=change.kind,
+        line=change.line,
+        amount_minor=change.amount_minor,
+        quantity=change.quantity,
+        reason=change.reason,
+        content_hash=change.content_hash,
+        occurred_at=change.occurred_at,
+        received_at=change.received_at,
+    )
+
+
+def _refuse(session: Session, change: ChangeReported, error: AppError, *, now: datetime) -> None:
+    refuse(
+        session,
+        program_id=change.program_id,
+        order_id=change.order_id,
+        code=error.code,
+        detail=error.message,
+        payload={
+            name: msgspec.to_builtins(getattr(change, name)) for name in change.__struct_fields__
+        },
+        now=now,
+    )

@@ -1,0 +1,121 @@
+"""The records of the journal: what was seen, as it was seen, small enough to sync at every click.
+
+Encoded as MessagePack arrays that begin with a letter for their kind. A field is only ever added
+at the end, with a default, so that a journal written before an upgrade ships after it.
+"""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+CHANNEL_POSTBACK: Final = "postback"
+CHANNEL_PIXEL: Final = "pixel"
+CHANNEL_API: Final = "api"
+CHANNEL_IMPORT: Final = "import"
+
+
+class ClickSeen(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """A visitor at a link. Headers are as received but bounded, the address is whole.
+
+    `reason` is empty for a click that may earn; `note` says what else was out of the ordinary.
+    """
+
+    id: str
+    at: datetime
+    program_number: int
+    publisher_number: int
+    page: str
+    query: str = ""
+    reason: str = ""
+    note: str = ""
+    imported: bool = False
+    address: str = ""
+    user_agent: str = ""
+    referrer: str = ""
+    accept_language: str = ""
+    sec_fetch_dest: str | None = None
+    sec_fetch_mode: str | None = None
+    sec_fetch_user: str | None = None
+    sec_purpose: str | None = None
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One line of an order; `amount_minor` is the line's total."""
+
+    sku: str
+    category: str
+    quantity: int
+    amount_minor: int
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """The content of a report: what makes two reports of an order equal or a conflict.
+
+    `occurred_at` is None when the report did not say; the time of its receipt is used then.
+    """
+
+    order_id: str
+    event: str
+    currency: str
+    amount_minor: int
+    click_id: str | None = None
+    country: str | None = None
+    customer: str | None = None
+    coupon: str | None = None
+    status: str = ""
+    occurred_at: datetime | None = None
+    items: tuple[Item, ...] = ()
+
+
+class OrderReported(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+    """An order that was acknowledged."""
+
+    conversion_id: str
+    program_id: str
+    content_hash: str
+    received_at: datetime
+    channel: str
+    imported: bool
+    order: Order
+
+
+class ChangeReported(msgspec.Struct, frozen=True, array_like=True, tag="g"):
+    """A refund, cancellation, approval or refusal that was acknowledged."""
+
+    id: str
+    key: str
+    conversion_id: str
+    program_id: str
+    order_id: str
+    kind: str
+    content_hash: str
+    occurred_at: datetime
+    received_at: datetime
+    amount_minor: int = 0
+    line: int | None = None
+    quantity: int = 0
+    reason: str = ""
+
+
+Event = ClickSeen | OrderReported | ChangeReported
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+class UnreadableRecord(Exception):
+    """The bytes are no event that this version knows."""
+
+
+def encode(event: Event) -> bytes:
+    """The record of an event."""
+    return _encoder.encode(event)
+
+
+def decode(payload: bytes) -> Event:
+    """The event in a record; UnreadableRecord for anything else."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        raise UnreadableRecord(str(error)) from error

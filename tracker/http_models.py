@@ -1,0 +1,186 @@
+"""The JSON of the tracker's API, as its OpenAPI document shows it.
+
+Orders are read by `tracker.orders`, which serves the postback too and can refuse one row of a
+batch without the others; their models here describe them.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    RootModel,
+    StrictInt,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic_core import core_schema
+
+
+class Body(BaseModel):
+    """What comes in: an unknown field is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MoneyBody(Body):
+    """An amount in minor units."""
+
+    minor: StrictInt
+    currency: str
+
+
+# Read by `tracker.orders`, which names the field; a union here would name its branches.
+Amount = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, MoneyBody.model_json_schema()],
+            "description": "Decimal text in major units, or minor units with their currency.",
+        }
+    ),
+]
+
+
+class ItemBody(Body):
+    """A line of an order; `amount` is the line's total."""
+
+    sku: str = ""
+    category: str = ""
+    qty: int = 1
+    amount: Amount
+
+
+class OrderBody(Body):
+    """An order as its advertiser reports it."""
+
+    order_id: str
+    program: str | None = Field(
+        None, description="Code or id; needed by managers and by advertisers with several."
+    )
+    click_id: str | None = None
+    event: str = "sale"
+    amount: Amount | None = None
+    currency: str | None = None
+    country: str | None = None
+    customer: Literal["new", "returning"] | None = None
+    coupon: str | None = None
+    status: Literal["pending", "approved", "declined"] | None = None
+    occurred_at: str | None = Field(None, description="RFC 3339; the time of receipt if absent.")
+    items: list[ItemBody] = []
+
+
+class OrdersBody(Body):
+    """Several orders."""
+
+    conversions: list[OrderBody]
+
+
+class ReportedOrders(RootModel[Any]):
+    """One order, a list of orders, or an object with a list of them in `conversions`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of what `tracker.orders` reads."""
+        shapes: TypeAdapter[Any] = TypeAdapter(OrderBody | OrdersBody | list[OrderBody])
+        return handler(shapes.core_schema)
+
+
+class OrderReply(BaseModel):
+    """An acknowledged order. `duplicate` null: not known yet, the database is away."""
+
+    receipt: str
+    conversion_id: str
+    duplicate: bool | None
+
+
+class OrderRow(BaseModel):
+    """What became of one order of a batch."""
+
+    index: int
+    status: Literal["accepted", "duplicate", "conflict", "invalid"]
+    receipt: str | None
+    conversion_id: str | None
+    duplicate: bool | None
+    problem: dict[str, Any] | None
+
+
+class OrderRows(BaseModel):
+    """What became of each order of a batch, in its order."""
+
+    results: list[OrderRow]
+
+
+class OrdersReply(RootModel[OrderReply | OrderRows]):
+    """One acknowledgement, or one for each row."""
+
+
+class ChangeBody(Body):
+    """An approval, a cancellation or a refusal of an order."""
+
+    reason: str | None = None
+    occurred_at: str | None = None
+    event: str | None = None
+    program: str | None = None
+
+
+class RefundBody(ChangeBody):
+    """A refund of an order, or of one of its lines (numbered from 0)."""
+
+    amount: Amount
+    currency: str | None = None
+    line: StrictInt | None = None
+    qty: StrictInt | None = None
+    refund_id: str | None = Field(
+        None, description="Tells two equal refunds apart; without it they are one."
+    )
+
+
+class ChangeReply(BaseModel):
+    """An acknowledged change of an order."""
+
+    receipt: str
+    change_id: str
+    duplicate: bool | None
+
+
+class PastClickBody(Body):
+    """A click of the past."""
+
+    program: str
+    publisher: str
+    clicked_at: str
+    ref: str | None = None
+    s1: str | None = None
+    s2: str | None = None
+    s3: str | None = None
+    s4: str | None = None
+    s5: str | None = None
+    landing_url: str | None = None
+
+
+class PastClicks(Body):
+    """Clicks of the past, from the network a program moves in from."""
+
+    clicks: list[dict[str, Any]] = Field(
+        json_schema_extra={"items": PastClickBody.model_json_schema()}
+    )
+
+
+class ClickRow(BaseModel):
+    """What became of one past click."""
+
+    index: int
+    status: Literal["accepted", "invalid"]
+    click_id: str | None
+    problem: dict[str, Any] | None
+
+
+class ClicksReply(BaseModel):
+    """What became of each past click, in their order."""
+
+    results: list[ClickRow]

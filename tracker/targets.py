@@ -1,0 +1,125 @@
+"""Where a click is sent: the program's landing page or a deep link on the program's own domains.
+
+A deep link is judged by what a browser would do with it, so only addresses that every parser reads
+alike are taken: an ASCII host name straight after `http://` or `https://`, no user name, no
+backslash, blank or control character anywhere. What a browser would repair is refused instead.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote_plus, urlsplit
+
+from kernel.errors import InvalidInput, invalid
+
+_PORT_MAX: Final = 65_535
+_PAGE: Final = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<rest>[/?#].*)?",
+    re.ASCII | re.IGNORECASE,
+)
+# C0, blank, DEL, C1, backslash and the Unicode blanks and line ends that some parsers strip.
+_FORBIDDEN: Final = re.compile(
+    r"[\x00-\x20\x7f-\xa0\\\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
+)
+_NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+_MACRO: Final = re.compile(r"\{(click_id|s[1-5]|program|publisher)\}")
+_URL_CHARACTERS: Final = "%/:?#[]@!$&'()*+,;=~"
+
+
+def read_destination(text: str, allowed_domains: Sequence[str]) -> str | None:
+    """The deep link as it may stand in a `Location` header; None when its host is foreign.
+
+    InvalidInput on `url` for what is no plain http or https address.
+    """
+    if _FORBIDDEN.search(text) is not None:
+        raise _malformed("holds a blank, a backslash or a control character")
+    match = _PAGE.fullmatch(text)
+    if match is None:
+        raise _malformed("must be http:// or https:// with an ASCII host name and no user name")
+    host = match["host"].lower()
+    port = match["port"]
+    if port is not None and not 1 <= int(port) <= _PORT_MAX:
+        raise _malformed("names a port that does not exist")
+    if not is_allowed(host, allowed_domains):
+        return None
+    rest = match["rest"] or "/"
+    if not rest.startswith("/"):
+        rest = f"/{rest}"
+    authority = host if port is None else f"{host}:{port}"
+    return f"{match['scheme'].lower()}://{authority}{quote(rest, safe=_URL_CHARACTERS)}"
+
+
+def is_allowed(host: str, allowed_domains: Sequence[str]) -> bool:
+    """Whether the lower-case host is one of the domains or lies under one of them.
+
+    Nothing lies under a numeric address: to a browser `a.127.0.0.1` is no name at all.
+    """
+    if host in allowed_domains:
+        return True
+    if _NUMERIC.fullmatch(host.rpartition(".")[2]):
+        return False
+    return any(host.endswith(f".{domain}") for domain in allowed_domains)
+
+
+def _malformed(message: str) -> InvalidInput:
+    return invalid("url", "url", message)
+
+
+def with_click(page: str, parameter: str, click_id: str) -> str:
+    """The page with `parameter=click_id` at the end of its query; its fragment stays last.
+
+    A parameter of that name that is there already goes: it is the click of someone who copied the
+    address, and may not earn again. An empty click id only takes it away.
+    """
+    front, hash_mark, fragment = page.partition("#")
+    path, _, query = front.partition("?")
+    pairs = [pair for pair in query.split("&") if _name(pair) != parameter] if query else []
+    while pairs and not pairs[-1]:
+        pairs.pop()
+    if click_id:
+        pairs.append(f"{quote(parameter, safe='')}={click_id}")
+    front = f"{path}?{'&'.join(pairs)}" if pairs else path
+    return f"{front}{hash_mark}{fragment}"
+
+
+def _name(pair: str) -> str:
+    return unquote_plus(pair.partition("=")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """A program's landing page, ready to be filled in.
+
+    Macros `{click_id}`, `{s1}` to `{s5}`, `{program}` and `{publisher}` stand for their values,
+    percent-encoded once. Where `{click_id}` stands, no click parameter is added.
+    """
+
+    page: str
+    parameter: str
+    has_macros: bool
+    places_click: bool
+
+    @classmethod
+    def of(cls, landing_url: str, parameter: str) -> "Landing":
+        """The landing page of a program; letters outside ASCII are encoded."""
+        macros = set(_MACRO.findall(landing_url))
+        return cls(_to_ascii(landing_url), parameter, bool(macros), "click_id" in macros)
+
+    def fill(self, click_id: str, values: Mapping[str, str]) -> str:
+        """The address for one click; a missing value and an absent click id are empty."""
+        page = self.page
+        if self.has_macros:
+            known = {**values, "click_id": click_id}
+            page = _MACRO.sub(lambda macro: quote(known.get(macro[1], ""), safe=""), page)
+        return page if self.places_click else with_click(page, self.parameter, click_id)
+
+
+def _to_ascii(landing_url: str) -> str:
+    host = urlsplit(landing_url).hostname or ""
+    if not host.isascii():
+        landing_url = landing_url.replace(host, host.encode("idna").decode("ascii"), 1)
+    return quote(landing_url, safe=_URL_CHARACTERS + "{}")
