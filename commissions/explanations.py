@@ -26,6 +26,7 @@ from kernel.errors import NotFound
 from kernel.i18n import translate
 from kernel.money import exponent_of, format_amount
 from network.access import Actor
+from network.models import Role
 
 _LINES_TOLD = 20
 
@@ -63,7 +64,7 @@ def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
     )
     return Explanation(
         conversion=_conversion(session, line),
-        attribution=_attribution(line),
+        attribution=_attribution(line, actor),
         commission=_commission(line.commission),
         plan=_plan(session, line.commission),
         bookings=[_booking(session, actor, one) for one in bookings],
@@ -118,13 +119,16 @@ def _conversion(session: Session, line: StatementLine) -> dict[str, Any]:
     }
 
 
-def _attribution(line: StatementLine) -> dict[str, Any] | None:
+def _attribution(line: StatementLine, actor: Actor) -> dict[str, Any] | None:
     one = line.attribution
     if one is None:
         return None
+    # The owner of an exclusive coupon is paid for an order that another publisher's click brought;
+    # whose click that was is not theirs to know.
+    foreign = actor.role is Role.PUBLISHER and one.publisher_id != actor.party_id
     return {
-        "publisher_id": one.publisher_id,
-        "click_id": one.click_id,
+        "publisher_id": None if foreign else one.publisher_id,
+        "click_id": None if foreign else one.click_id,
         "source": one.source,
         "reason": one.reason,
     }

@@ -31,14 +31,14 @@ from commissions.rules import (
     evaluate,
     replay_span,
 )
-from kernel.errors import Conflict, NotFound
+from kernel.errors import NotFound, Unavailable
 from kernel.money import allocate, round_fraction
 from tracker.models import Attribution, Click, Conversion, ConversionChange, ConversionItem
 
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
 
 
-class NotAttributed(Conflict):
+class NotAttributed(Unavailable):
     """The conversion has not been attributed yet, so nobody can be owed anything for it."""
 
     code = "not_attributed"

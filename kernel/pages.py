@@ -21,6 +21,9 @@ def decode(cursor: str, *kinds: type) -> list[Any]:
         raise _wrong() from error
     if not isinstance(position, list) or [type(part) for part in position] != list(kinds):
         raise _wrong()
+    # A number beyond 64 bits is none of ours, and the database drivers would fail on it.
+    if any(isinstance(part, int) and abs(part) >= 2**63 for part in position):
+        raise _wrong()
     return position
 
 

@@ -28,7 +28,7 @@ async def readyz(request: Request) -> Response:
         "journal": journal,
         "routing_version": node.routing.table.version,
     }
-    ready = journal == "ok"
+    ready = journal == "ready"
     status = "ok" if ready and database else ("degraded" if ready else "unavailable")
     return JSONResponse({"status": status, **parts}, status_code=200 if ready else 503)
 

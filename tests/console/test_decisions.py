@@ -64,7 +64,7 @@ def test_incomplete_decision_is_shown_again(
     browser.sign_in("manager")
     page = f"/flags/{world.flag_id}"
 
-    answer = browser.send(f"{page}/decision", on=page, **fields)
+    answer = browser.send(f"{page}/decision", on=page, headers=None, **fields)
 
     assert answer.status_code == 400
     assert message in answer.text

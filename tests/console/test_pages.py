@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
+from kernel.database import connect
 from kernel.settings import Settings
 from tests.console.world import HOSTILE, Browser, World, application, build
 
@@ -192,8 +193,6 @@ def test_stylesheet_may_be_kept(browser: Browser) -> None:
 
 @pytest.mark.services
 def test_pages_on_postgresql(settings: Settings, postgres_url: str) -> None:
-    from kernel.database import connect  # noqa: PLC0415
-
     engine: Engine = connect(postgres_url)
     world = build(engine)
     try:

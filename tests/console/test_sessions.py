@@ -165,7 +165,7 @@ def test_cookie_is_bound_to_the_host_over_https(
 def test_untrusted_form_changes_nothing(
     browser: Browser,
     world: World,
-    _case: str,  # noqa: PT019 - the case's name, no fixture
+    _case: str,
     fields: dict[str, str],
     headers: dict[str, str],
 ) -> None:

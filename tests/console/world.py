@@ -1,10 +1,10 @@
 """A small network with everything a page can show, and a person at its console."""
 
 import re
-from html import unescape
-from typing import Any
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from html import unescape
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, SQLModel, select
 from starlette.applications import Starlette
@@ -22,7 +21,7 @@ from kernel.keys import Keys, load
 from kernel.settings import Settings
 from kernel.tokens import Tokens
 from network import access, programs, publishers
-from network.models import ApiClient, MembershipStatus, ProgramStatus, Role
+from network.models import ApiClient, MembershipStatus, Program, ProgramStatus, Role
 from tracker import shipper
 from tracker.geo import GeoResolver
 from tracker.http import ENDPOINTS, ROUTES, ClickApp
@@ -86,7 +85,7 @@ def _make(session: Session, tokens: Tokens, now: datetime) -> World:
     acme = programs.add_advertiser(session, name="Acme", now=now)
     bolt = programs.add_advertiser(session, name="Bolt", now=now)
 
-    def program(code: str, advertiser: str, currency: str, landing: str) -> programs.Program:
+    def program(code: str, advertiser: str, currency: str, landing: str) -> Program:
         return programs.add(
             session,
             advertiser_id=advertiser,
@@ -180,10 +179,6 @@ class Tracker:
             settings=self.settings,
             now=now or clock.now(),
         )
-
-    def count(self, model: type[SQLModel]) -> int:
-        with reading(self.engine) as session:
-            return session.execute(sa.select(sa.func.count()).select_from(model)).scalar_one()
 
     def api(self, bearer: str, path: str, body: object) -> Any:
         return self.http.post(path, json=body, headers={"authorization": f"Bearer {bearer}"})

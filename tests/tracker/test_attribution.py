@@ -70,7 +70,7 @@ def mint(signer: ClickIdSigner, world: Any, **changes: Any) -> str:
     return signer.mint(**(facts | changes))
 
 
-def test_a_genuine_click_id_is_enough_without_its_row(engine, world, signer) -> None:
+def test_a_genuine_click_id_is_enough_without_its_row(engine: Any, world: Any, signer: Any) -> None:
     click_id = mint(signer, world)
     found = decide(engine, world, signer, click_id)
     assert (found.publisher_id, found.click_id) == (world.blog_id, click_id)
@@ -90,11 +90,11 @@ def altered(click_id: str) -> str:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda s, w: None, "no_click_id"),
-        (lambda s, w: "hello", "click_id_malformed"),
+        (lambda _s, _w: None, "no_click_id"),
+        (lambda _s, _w: "hello", "click_id_malformed"),
         (lambda s, w: altered(mint(s, w)), "click_id_forged"),
         (
-            lambda s, w: mint(ClickIdSigner({9: bytes(32)}, 9), w),
+            lambda _s, w: mint(ClickIdSigner({9: bytes(32)}, 9), w),
             "click_id_unknown_key",
         ),
         (lambda s, w: mint(s, w, program_number=w.other_number), "click_of_other_program"),
@@ -105,13 +105,15 @@ def altered(click_id: str) -> str:
         (lambda s, w: mint(s, w, at=NOW - timedelta(days=30, seconds=1)), "outside_window"),
     ],
 )
-def test_why_nobody_earns(engine, world, signer, make, reason: str) -> None:
+def test_why_nobody_earns(engine: Any, world: Any, signer: Any, make: Any, reason: str) -> None:
     found = decide(engine, world, signer, make(signer, world))
     assert (found.publisher_id, found.click_id, found.clicked_at) == (None, None, None)
     assert (found.source, found.reason) == ("none", reason)
 
 
-def test_the_row_of_a_click_can_say_that_it_may_not_earn(engine, world, signer) -> None:
+def test_the_row_of_a_click_can_say_that_it_may_not_earn(
+    engine: Any, world: Any, signer: Any
+) -> None:
     click_id = mint(signer, world)
     with unit_of_work(engine) as session:
         session.add(
@@ -128,7 +130,7 @@ def test_the_row_of_a_click_can_say_that_it_may_not_earn(engine, world, signer) 
     assert decide(engine, world, signer, click_id).reason == "prefetch"
 
 
-def test_a_suspended_publisher_earns_nothing_new(engine, world, signer) -> None:
+def test_a_suspended_publisher_earns_nothing_new(engine: Any, world: Any, signer: Any) -> None:
     with unit_of_work(engine) as session:
         publishers.set_membership(
             session,
@@ -141,6 +143,6 @@ def test_a_suspended_publisher_earns_nothing_new(engine, world, signer) -> None:
     assert decide(engine, world, signer, mint(signer, world)).reason == "not_a_member"
 
 
-def test_an_unknown_conversion_is_not_found(engine, world, signer) -> None:
+def test_an_unknown_conversion_is_not_found(engine: Any, signer: Any) -> None:
     with unit_of_work(engine) as session, pytest.raises(NotFound):
         attribution.attribute(session, "cnv_none", signer=signer, now=NOW)

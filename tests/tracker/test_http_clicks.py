@@ -1,6 +1,7 @@
 """The click as a visitor's browser meets it."""
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -21,14 +22,15 @@ def click_id_in(location: str, parameter: str = "ts_click") -> str | None:
     return parse_qs(urlsplit(location).query).get(parameter, [None])[0]
 
 
-def only_click(tracker) -> Click:
+def only_click(tracker: Any) -> Click:
     tracker.ship()
     rows = tracker.rows(Click)
     assert len(rows) == 1
-    return rows[0]
+    click: Click = rows[0]
+    return click
 
 
-def test_click_redirects_with_an_id_that_says_what_it_is(tracker, world) -> None:
+def test_click_redirects_with_an_id_that_says_what_it_is(tracker: Any, world: Any) -> None:
     answer = tracker.get("/c/shop/blog?s1=a&s2=b+c", referer="https://blog.test/post")
 
     assert answer.status == 302
@@ -57,7 +59,7 @@ def test_click_redirects_with_an_id_that_says_what_it_is(tracker, world) -> None
     assert (row.imported, row.duplicates) == (False, 0)
 
 
-def test_macros_are_filled_and_encoded_once(tracker) -> None:
+def test_macros_are_filled_and_encoded_once(tracker: Any) -> None:
     answer = tracker.get("/c/other/blog?subId1=" + quote("a/b&c=%"))
     click_id = click_id_in(answer.location, "cid")
     assert answer.location == f"https://other.test/blog?cid={click_id}&sub=a%2Fb%26c%3D%25"
@@ -83,21 +85,21 @@ def test_macros_are_filled_and_encoded_once(tracker) -> None:
         ("s1=&s2", {}),
     ],
 )
-def test_sub_ids_of_every_dialect(tracker, query: str, sub_ids: dict[str, str]) -> None:
+def test_sub_ids_of_every_dialect(tracker: Any, query: str, sub_ids: dict[str, str]) -> None:
     assert tracker.get(f"/c/shop/blog?{query}").status == 302
     row = only_click(tracker)
     assert row.sub_ids == sub_ids
     assert set(row.parameters) >= {pair.split("=")[0] for pair in query.split("&")} - {""}
 
 
-def test_parameters_are_bounded(tracker) -> None:
+def test_parameters_are_bounded(tracker: Any) -> None:
     query = "&".join(f"p{number}={number}" for number in range(200))
     assert tracker.get(f"/c/shop/blog?{query}").status == 302
     assert len(only_click(tracker).parameters) == PARAMETERS_MAX
 
 
 @pytest.mark.parametrize("name", ["url", "ued", "u", "murl", "destination"])
-def test_deep_link_goes_where_it_says(tracker, name: str) -> None:
+def test_deep_link_goes_where_it_says(tracker: Any, name: str) -> None:
     target = "https://www.shop.test/p/1?a=1&b=%20x#frag"
     answer = tracker.get(f"/c/shop/blog?{name}={quote(target, safe='')}")
     click_id = click_id_in(answer.location)
@@ -105,7 +107,7 @@ def test_deep_link_goes_where_it_says(tracker, name: str) -> None:
     assert only_click(tracker).landing_url == target
 
 
-def test_foreign_deep_link_leads_to_the_programs_own_page_and_still_earns(tracker) -> None:
+def test_foreign_deep_link_leads_to_the_programs_own_page_and_still_earns(tracker: Any) -> None:
     answer = tracker.get("/c/shop/blog?url=https%3A%2F%2Fevil.test%2F")
     assert answer.status == 302
     assert answer.location.startswith("https://shop.test/start?ref=1&ts_click=")
@@ -114,7 +116,7 @@ def test_foreign_deep_link_leads_to_the_programs_own_page_and_still_earns(tracke
     assert row.unbillable_reason == ""
 
 
-def test_malformed_deep_link_is_a_problem_naming_url(tracker) -> None:
+def test_malformed_deep_link_is_a_problem_naming_url(tracker: Any) -> None:
     answer = tracker.get("/c/shop/blog?url=" + quote("https://evil.test\\@shop.test/", safe=""))
     assert answer.status == 400
     assert answer.headers["content-type"] == "application/problem+json"
@@ -123,7 +125,7 @@ def test_malformed_deep_link_is_a_problem_naming_url(tracker) -> None:
     assert tracker.rows(Click) == []
 
 
-def test_an_old_click_id_in_a_copied_link_is_replaced(tracker) -> None:
+def test_an_old_click_id_in_a_copied_link_is_replaced(tracker: Any) -> None:
     target = quote("https://shop.test/?ts_click=old&a=1&ts%5Fclick=older", safe="")
     location = tracker.get(f"/c/shop/blog?url={target}").location
     assert location == f"https://shop.test/?a=1&ts_click={click_id_in(location)}"
@@ -133,7 +135,7 @@ def test_an_old_click_id_in_a_copied_link_is_replaced(tracker) -> None:
 @pytest.mark.parametrize(
     "path", ["/c/none/blog", "/c/shop/none", "/c/shop", "/c/", "/c/shop/blog/x"]
 )
-def test_unknown_link_is_a_page_in_the_visitors_language(tracker, path: str) -> None:
+def test_unknown_link_is_a_page_in_the_visitors_language(tracker: Any, path: str) -> None:
     english = tracker.get(path, accept_language="fr, en;q=0.5")
     assert english.status == 404
     assert english.headers["content-type"] == "text/html; charset=utf-8"
@@ -157,7 +159,7 @@ def test_unknown_link_is_a_page_in_the_visitors_language(tracker, path: str) -> 
     ],
 )
 def test_clicks_that_cannot_earn_carry_no_id(
-    tracker, path: str, headers: dict[str, str], reason: str
+    tracker: Any, path: str, headers: dict[str, str], reason: str
 ) -> None:
     answer = tracker.get(path, **headers)
     assert answer.status == 302
@@ -167,14 +169,14 @@ def test_clicks_that_cannot_earn_carry_no_id(
     assert tracker.node.signer.read(row.id).billable is False
 
 
-def test_a_head_request_is_no_visit(tracker) -> None:
+def test_a_head_request_is_no_visit(tracker: Any) -> None:
     answer = tracker.http.head("/c/shop/blog")
     assert answer.status_code == 302
     assert answer.headers["location"] == "https://shop.test/start?ref=1#top"
     assert only_click(tracker).unbillable_reason == "head"
 
 
-def test_without_consent_nothing_about_the_person_is_kept(tracker) -> None:
+def test_without_consent_nothing_about_the_person_is_kept(tracker: Any) -> None:
     tracker.get("/c/shop/blog?cons=0&s1=x", referer="https://r.test/", accept_language="de")
     directory = tracker.settings.data_dir / "journal" / "1"
     raw = read_batch(directory, None, records_max=9, bytes_max=9999).records[0].payload
@@ -186,11 +188,11 @@ def test_without_consent_nothing_about_the_person_is_kept(tracker) -> None:
     assert row.sub_ids == {"s1": "x"}
 
 
-def test_consent_given_is_a_normal_click(tracker) -> None:
+def test_consent_given_is_a_normal_click(tracker: Any) -> None:
     assert click_id_in(tracker.get("/c/shop/blog?cons=1").location) is not None
 
 
-def test_other_methods_and_long_addresses_are_refused(tracker) -> None:
+def test_other_methods_and_long_addresses_are_refused(tracker: Any) -> None:
     refused = tracker.http.post("/c/shop/blog")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
     limit = tracker.settings.url_bytes_max
@@ -200,7 +202,8 @@ def test_other_methods_and_long_addresses_are_refused(tracker) -> None:
     assert tracker.ship().clicks == 1
 
 
-def test_a_full_journal_still_redirects_and_is_counted(sqlite_engine, world, serve) -> None:
+@pytest.mark.usefixtures("world")
+def test_a_full_journal_still_redirects_and_is_counted(sqlite_engine: Any, serve: Any) -> None:
     tracker = serve(sqlite_engine, journal_bytes_max=2**20)
     before = REGISTRY.get_sample_value("tallystick_clicks_untracked_total") or 0
     locations = [tracker.get("/c/shop/blog?s1=" + "x" * 8000).location for _ in range(150)]
@@ -215,14 +218,14 @@ def test_a_full_journal_still_redirects_and_is_counted(sqlite_engine, world, ser
     }
 
 
-def test_a_closed_journal_still_redirects(tracker) -> None:
+def test_a_closed_journal_still_redirects(tracker: Any) -> None:
     assert tracker.http.portal is not None
     tracker.http.portal.call(tracker.node.journal.close)
     answer = tracker.get("/c/shop/blog")
     assert (answer.status, answer.location) == (302, "https://shop.test/start?ref=1#top")
 
 
-def test_repeats_of_one_visitor_are_counted_across_batches(tracker) -> None:
+def test_repeats_of_one_visitor_are_counted_across_batches(tracker: Any) -> None:
     for _ in range(3):
         tracker.get("/c/shop/blog")
     tracker.get("/c/shop/blog", sec_purpose="prefetch")
@@ -261,12 +264,13 @@ def test_client_address(peer: str, forwarded: str, expected: str) -> None:
     assert client_address({"client": None}, headers, frozenset({PROXY})) == ""
 
 
-def test_forwarding_headers_of_strangers_are_not_believed(tracker) -> None:
+def test_forwarding_headers_of_strangers_are_not_believed(tracker: Any) -> None:
     tracker.get("/c/shop/blog", x_forwarded_for="3.120.0.1")
     assert only_click(tracker).address == "91.0.0.0/24"
 
 
-def test_a_proxys_word_is_believed(sqlite_engine, world, serve) -> None:
+@pytest.mark.usefixtures("world")
+def test_a_proxys_word_is_believed(sqlite_engine: Any, serve: Any) -> None:
     tracker = serve(sqlite_engine, peer="127.0.0.1")
     tracker.get("/c/shop/blog", x_forwarded_for="2a05:d014::1")
     row = only_click(tracker)
@@ -280,7 +284,7 @@ def test_prefetch_words() -> None:
     assert not is_prefetch({"user-agent": "prefetch"})
 
 
-def test_pausing_reaches_the_tracker_within_its_refresh_time(tracker) -> None:
+def test_pausing_reaches_the_tracker_within_its_refresh_time(tracker: Any) -> None:
     assert "ts_click" in tracker.get("/c/shop/blog").location
     with unit_of_work(tracker.engine) as session:
         program = programs.find(session, "shop")
@@ -292,8 +296,9 @@ def test_pausing_reaches_the_tracker_within_its_refresh_time(tracker) -> None:
     assert "ts_click" not in tracker.get("/c/shop/blog").location
 
 
+@pytest.mark.usefixtures("world")
 def test_a_node_without_database_starts_from_its_saved_table(
-    sqlite_engine: Engine, world, serve, dead_engine: Engine
+    sqlite_engine: Engine, serve: Any, dead_engine: Engine
 ) -> None:
     first = serve(sqlite_engine)
     assert first.get("/c/shop/blog").status == 302

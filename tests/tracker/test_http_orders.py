@@ -37,11 +37,11 @@ def fields_of(answer: Any) -> list[str]:
     return [problem["field"] for problem in answer.json()["errors"]]
 
 
-def postback(tracker, **parameters: str) -> Any:
+def postback(tracker: Any, **parameters: str) -> Any:
     return tracker.http.get("/postback", params=parameters)
 
 
-def test_postback_is_acknowledged_and_recorded_once(tracker, world) -> None:
+def test_postback_is_acknowledged_and_recorded_once(tracker: Any, world: Any) -> None:
     sent = {
         "token": world.token,
         "order_id": "A/1",
@@ -85,7 +85,7 @@ def test_postback_is_acknowledged_and_recorded_once(tracker, world) -> None:
     }
 
 
-def test_form_json_and_query_are_the_same_report(tracker, world) -> None:
+def test_form_json_and_query_are_the_same_report(tracker: Any, world: Any) -> None:
     fields = {"order_id": "1", "amount": "5.00", "currency": "EUR"}
     url = f"/postback?token={world.token}"
     answers = [
@@ -102,7 +102,7 @@ def test_form_json_and_query_are_the_same_report(tracker, world) -> None:
     assert [answer.json()["duplicate"] for answer in answers] == [False] + [True] * 6
 
 
-def test_items_by_arrays_and_by_json(tracker, world) -> None:
+def test_items_by_arrays_and_by_json(tracker: Any, world: Any) -> None:
     url = f"/postback?token={world.token}&order_id=1&currency=EUR"
     arrays = "&item_sku[]=a&item_sku[]=b&item_qty[]=2&item_qty[]=1"
     amounts = "&item_amount[]=3.00&item_amount[]=0.50&item_category[]=x&item_category[]="
@@ -125,7 +125,7 @@ def test_items_by_arrays_and_by_json(tracker, world) -> None:
     assert rows == [(0, "a", "x", 2, 300), (1, "b", "", 1, 50)]
 
 
-def test_other_content_is_a_conflict_and_changes_nothing(tracker, world) -> None:
+def test_other_content_is_a_conflict_and_changes_nothing(tracker: Any, world: Any) -> None:
     sent = {"token": world.token, "order_id": "1", "amount": "5.00", "currency": "EUR"}
     accepted = postback(tracker, **sent).json()
     for ship_before in (False, True):
@@ -145,7 +145,7 @@ def test_other_content_is_a_conflict_and_changes_nothing(tracker, world) -> None
     assert other.json()["conversion_id"] != accepted["conversion_id"]
 
 
-def test_a_conflict_after_shipping_names_occurred_at(tracker, world) -> None:
+def test_a_conflict_after_shipping_names_occurred_at(tracker: Any, world: Any) -> None:
     at = to_rfc3339(clock.now() - timedelta(days=1))
     sent = {"token": world.token, "order_id": "1", "occurred_at": at}
     assert postback(tracker, **sent).status_code == 202
@@ -155,7 +155,10 @@ def test_a_conflict_after_shipping_names_occurred_at(tracker, world) -> None:
     assert (refused.status_code, refused.json()["differs"]) == (409, ["occurred_at"])
 
 
-def test_concurrent_equal_orders_have_one_that_is_new(tracker, world) -> None:
+@pytest.mark.usefixtures("world")
+def test_concurrent_equal_orders_have_one_that_is_new(
+    tracker: Any,
+) -> None:
     async def report_all() -> list[Any]:
         node = tracker.node
         program = node.routing.table.find_program("shop")
@@ -177,12 +180,12 @@ def test_concurrent_equal_orders_have_one_that_is_new(tracker, world) -> None:
     outcomes = tracker.run(report_all)
     accepted = [one for one in outcomes if isinstance(one, intake.Accepted)]
     assert len(accepted) == 40
-    assert sorted(one.duplicate for one in accepted) == [False] + [True] * 39
+    assert sorted(bool(one.duplicate) for one in accepted) == [False] + [True] * 39
     assert len({one.receipt for one in accepted}) == 1
     assert tracker.ship().records == 1
 
 
-def test_wrong_tokens_are_refused_counted_and_not_echoed(tracker, world) -> None:
+def test_wrong_tokens_are_refused_counted_and_not_echoed(tracker: Any, world: Any) -> None:
     def wrong() -> float:
         return REGISTRY.get_sample_value("tallystick_postback_wrong_tokens_total") or 0
 
@@ -199,7 +202,10 @@ def test_wrong_tokens_are_refused_counted_and_not_echoed(tracker, world) -> None
     assert not tracker.ship()
 
 
-def test_a_token_made_now_works_now_and_a_retired_one_soon_does_not(tracker, world) -> None:
+@pytest.mark.usefixtures("world")
+def test_a_token_made_now_works_now_and_a_retired_one_soon_does_not(
+    tracker: Any,
+) -> None:
     now = clock.now()
     with unit_of_work(tracker.engine) as session:
         program = programs.find(session, "shop")
@@ -225,13 +231,13 @@ def test_a_token_made_now_works_now_and_a_retired_one_soon_does_not(tracker, wor
         ({"occurred_at": "yesterday"}, "occurred_at"),
     ],
 )
-def test_bad_postbacks_name_the_field(tracker, world, changes, field) -> None:
+def test_bad_postbacks_name_the_field(tracker: Any, world: Any, changes: Any, field: Any) -> None:
     good = {"token": world.token, "order_id": "1", "amount": "1.00", "currency": "EUR"}
     assert fields_of(postback(tracker, **{**good, **changes})) == [field]
     assert not tracker.ship()
 
 
-def test_bad_bodies_of_a_postback(tracker, world) -> None:
+def test_bad_bodies_of_a_postback(tracker: Any, world: Any) -> None:
     url = f"/postback?token={world.token}"
     assert fields_of(tracker.http.post(url, json={"order_id": "1", "ordr": "1"})) == ["ordr"]
     assert fields_of(tracker.http.post(url, json=[1])) == ["body"]
@@ -247,7 +253,7 @@ JSON = {"content-type": "application/json"}
 TEXT = {"content-type": "text/plain"}
 
 
-def test_pixel_is_always_an_image(tracker, world) -> None:
+def test_pixel_is_always_an_image(tracker: Any, world: Any) -> None:
     good = tracker.http.get("/pixel.gif", params={"token": world.token, "order_id": "1"})
     assert good.status_code == 200
     assert good.headers["content-type"] == "image/gif"
@@ -262,7 +268,7 @@ def test_pixel_is_always_an_image(tracker, world) -> None:
     assert [row.channel for row in tracker.rows(Conversion)] == ["pixel"]
 
 
-def test_api_needs_a_bearer_of_the_right_kind(tracker, world) -> None:
+def test_api_needs_a_bearer_of_the_right_kind(tracker: Any, world: Any) -> None:
     body = {"order_id": "1"}
     assert tracker.http.post("/v1/conversions", json=body).status_code == 401
     assert tracker.api("nonsense", "/v1/conversions", body).status_code == 401
@@ -271,7 +277,7 @@ def test_api_needs_a_bearer_of_the_right_kind(tracker, world) -> None:
     assert not tracker.ship()
 
 
-def test_which_program_an_order_belongs_to(tracker, world) -> None:
+def test_which_program_an_order_belongs_to(tracker: Any, world: Any) -> None:
     path = "/v1/conversions"
     assert tracker.api(world.advertiser, path, {"order_id": "1"}).status_code == 202
     own = tracker.api(world.advertiser, path, {"order_id": "2", "program": "shop"})
@@ -291,7 +297,7 @@ def test_which_program_an_order_belongs_to(tracker, world) -> None:
     )
 
 
-def test_only_managers_bring_old_orders(tracker, world) -> None:
+def test_only_managers_bring_old_orders(tracker: Any, world: Any) -> None:
     old = {"order_id": "1", "program": "shop", "occurred_at": "2011-01-01T00:00:00Z"}
     assert fields_of(tracker.api(world.advertiser, "/v1/conversions", old)) == ["occurred_at"]
     assert tracker.api(world.manager, "/v1/conversions", old).status_code == 202
@@ -301,7 +307,7 @@ def test_only_managers_bring_old_orders(tracker, world) -> None:
     assert to_rfc3339(row.occurred_at) == "2011-01-01T00:00:00.000Z"
 
 
-def test_a_batch_answers_row_by_row(tracker, world) -> None:
+def test_a_batch_answers_row_by_row(tracker: Any, world: Any) -> None:
     known = tracker.api(world.advertiser, "/v1/conversions", {"order_id": "0"}).json()
     rows: list[Any] = [
         {"order_id": "0"},
@@ -337,7 +343,7 @@ def test_a_batch_answers_row_by_row(tracker, world) -> None:
     assert tracker.ship().conversions == 2
 
 
-def test_batches_have_a_limit(sqlite_engine, world, serve) -> None:
+def test_batches_have_a_limit(sqlite_engine: Any, world: Any, serve: Any) -> None:
     tracker = serve(sqlite_engine, batch_rows_max=2)
     rows = [{"order_id": str(number)} for number in range(3)]
     refused = tracker.api(world.advertiser, "/v1/conversions", rows)
@@ -348,7 +354,9 @@ def test_batches_have_a_limit(sqlite_engine, world, serve) -> None:
     assert fields_of(odd) == ["x"]
 
 
-def test_an_order_too_large_for_a_record_is_refused(sqlite_engine, world, serve) -> None:
+def test_an_order_too_large_for_a_record_is_refused(
+    sqlite_engine: Any, world: Any, serve: Any
+) -> None:
     tracker = serve(sqlite_engine, journal_record_bytes_max=4096)
     items = [{"sku": "s" * 100, "amount": "1.00"} for _ in range(60)]
     body = {"order_id": "1", "currency": "EUR", "items": items}
@@ -357,7 +365,7 @@ def test_an_order_too_large_for_a_record_is_refused(sqlite_engine, world, serve)
     assert not tracker.ship()
 
 
-def test_without_journal_nothing_is_acknowledged(tracker, world) -> None:
+def test_without_journal_nothing_is_acknowledged(tracker: Any, world: Any) -> None:
     tracker.run(tracker.node.journal.close)
     answer = postback(tracker, token=world.token, order_id="1")
     assert (answer.status_code, code_of(answer)) == (503, "journal_unavailable")
@@ -367,7 +375,7 @@ def test_without_journal_nothing_is_acknowledged(tracker, world) -> None:
 
 
 def test_without_database_the_journal_alone_takes_orders_in(
-    sqlite_engine: Engine, world, serve, dead_engine: Engine
+    sqlite_engine: Engine, world: Any, serve: Any, dead_engine: Engine
 ) -> None:
     """Repeats collapse and the conflict is listed when the journal is shipped."""
     serve(sqlite_engine)
@@ -393,7 +401,9 @@ def test_without_database_the_journal_alone_takes_orders_in(
     assert refusals[0].payload["amount_minor"] == 600
 
 
-def test_unshipped_orders_are_remembered_across_a_restart(sqlite_engine, world, serve) -> None:
+def test_unshipped_orders_are_remembered_across_a_restart(
+    sqlite_engine: Any, world: Any, serve: Any
+) -> None:
     first = serve(sqlite_engine)
     sent = {"token": world.token, "order_id": "1", "amount": "5.00", "currency": "EUR"}
     accepted = postback(first, **sent).json()
@@ -407,17 +417,17 @@ def test_unshipped_orders_are_remembered_across_a_restart(sqlite_engine, world, 
     assert second.node.claims.order(accepted["conversion_id"]) is None
 
 
-def order_of(tracker, world, order_id: str = "1", **changes: Any) -> None:
+def order_of(tracker: Any, world: Any, order_id: str = "1", **changes: Any) -> None:
     body = {"order_id": order_id, "amount": "10.00", "currency": "EUR", **changes}
     assert tracker.api(world.advertiser, "/v1/conversions", body).status_code == 202
     tracker.ship()
 
 
-def refund(tracker, world, body: dict[str, Any], order_id: str = "1") -> Any:
+def refund(tracker: Any, world: Any, body: dict[str, Any], order_id: str = "1") -> Any:
     return tracker.api(world.advertiser, f"/v1/conversions/{order_id}/refunds", body)
 
 
-def test_refunds_add_up_to_the_order_and_no_further(tracker, world) -> None:
+def test_refunds_add_up_to_the_order_and_no_further(tracker: Any, world: Any) -> None:
     order_of(tracker, world)
     first = refund(tracker, world, {"amount": "4.00", "refund_id": "r1", "reason": "broken"})
     assert first.status_code == 202
@@ -455,7 +465,7 @@ def test_refunds_add_up_to_the_order_and_no_further(tracker, world) -> None:
     assert receipt["content_hash"] == rows[0].content_hash
 
 
-def test_refunds_of_lines(tracker, world) -> None:
+def test_refunds_of_lines(tracker: Any, world: Any) -> None:
     items = [{"sku": "a", "qty": 2, "amount": "6.00"}, {"sku": "b", "amount": "4.00"}]
     order_of(tracker, world, items=items)
     over = refund(tracker, world, {"amount": "4.01", "line": 1})
@@ -487,13 +497,15 @@ def test_refunds_of_lines(tracker, world) -> None:
         ({"amount": "1.00", "reason": "x" * 257}, "reason"),
     ],
 )
-def test_bad_refunds_name_the_field(tracker, world, body: dict[str, Any], field: str) -> None:
+def test_bad_refunds_name_the_field(
+    tracker: Any, world: Any, body: dict[str, Any], field: str
+) -> None:
     order_of(tracker, world)
     assert fields_of(refund(tracker, world, body)) == [field]
     assert not tracker.ship()
 
 
-def test_decisions_about_an_order(tracker, world) -> None:
+def test_decisions_about_an_order(tracker: Any, world: Any) -> None:
     order_of(tracker, world, order_id="x/y z")
     path = "/v1/conversions/x%2Fy%20z"
     for word in ("approve", "decline", "cancel"):
@@ -507,7 +519,9 @@ def test_decisions_about_an_order(tracker, world) -> None:
     assert foreign.status_code == 404
 
 
-def test_a_change_waits_for_its_order_but_not_for_ever(sqlite_engine, world, serve) -> None:
+def test_a_change_waits_for_its_order_but_not_for_ever(
+    sqlite_engine: Any, world: Any, serve: Any
+) -> None:
     tracker = serve(sqlite_engine, intake_wait_milliseconds=150)
     unknown = refund(tracker, world, {"amount": "1.00"}, order_id="none")
     assert (unknown.status_code, code_of(unknown)) == (404, "order_unknown")
@@ -533,7 +547,7 @@ def test_a_change_waits_for_its_order_but_not_for_ever(sqlite_engine, world, ser
     assert tracker.run(refund_before_shipping).duplicate is False
 
 
-def test_past_clicks_get_the_same_id_again(tracker, world) -> None:
+def test_past_clicks_get_the_same_id_again(tracker: Any, world: Any) -> None:
     row = {
         "program": "shop",
         "publisher": "stranger",

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from commissions.countries import COUNTRIES as PLAN_COUNTRIES
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commissions.countries import COUNTRIES as PLAN_COUNTRIES
 from kernel.errors import InvalidInput
 from tracker.events import Item, Order
 from tracker.fields import COUNTRIES, parse_time

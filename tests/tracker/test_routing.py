@@ -1,6 +1,7 @@
 """The routing table follows the database, and outlives it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import Engine
@@ -14,7 +15,7 @@ from tracker import routing
 from tracker.routing import RoutingUnavailable, open_routing
 
 
-def test_everything_a_tracker_needs(engine: Engine, make_world, tmp_path: Path) -> None:
+def test_everything_a_tracker_needs(engine: Engine, make_world: Any, tmp_path: Path) -> None:
     world = make_world(engine)
     table = open_routing(tmp_path / "routing.json", engine).table
     shop = table.find_program("shop")
@@ -35,7 +36,9 @@ def test_everything_a_tracker_needs(engine: Engine, make_world, tmp_path: Path) 
             find("none")
 
 
-def test_refresh_notices_every_kind_of_change(engine: Engine, make_world, tmp_path: Path) -> None:
+def test_refresh_notices_every_kind_of_change(
+    engine: Engine, make_world: Any, tmp_path: Path
+) -> None:
     make_world(engine)
     path = tmp_path / "routing.json"
     held = open_routing(path, engine)
@@ -72,7 +75,7 @@ def test_refresh_notices_every_kind_of_change(engine: Engine, make_world, tmp_pa
 
 
 def test_a_saved_table_opens_without_database(
-    engine: Engine, make_world, tmp_path: Path, dead_engine: Engine
+    engine: Engine, make_world: Any, tmp_path: Path, dead_engine: Engine
 ) -> None:
     make_world(engine)
     path = tmp_path / "deep" / "routing.json"

@@ -1,6 +1,7 @@
 """Last click, and what refunds leave."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from tracker.rules import Candidate, Refund, attribute, remaining_by_line
 ORDER_AT = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 
 
-def click(name: str, before: timedelta, **facts: object) -> Candidate:
-    return Candidate(click_id=name, publisher_id=f"pub-{name}", at=ORDER_AT - before, **facts)  # type: ignore[arg-type] - test shorthand
+def click(name: str, before: timedelta, **facts: Any) -> Candidate:
+    return Candidate(click_id=name, publisher_id=f"pub-{name}", at=ORDER_AT - before, **facts)
 
 
 @pytest.mark.parametrize(

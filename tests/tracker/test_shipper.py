@@ -1,7 +1,7 @@
 """Events reach the database exactly once, on both databases, whatever lies between them."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(engine, make_world, keys, settings, geo):
+def bench(engine: Any, make_world: Any, keys: Any, settings: Any, geo: Any) -> Iterator[Bench]:
     made = Bench(engine, make_world(engine), keys, settings, geo)
     yield made
     made.journal.sync_close()
 
 
-def test_everything_arrives_with_its_follow_ups_and_the_position(bench) -> None:
+def test_everything_arrives_with_its_follow_ups_and_the_position(bench: Any) -> None:
     order = bench.order(items=(Item("a", "c", 2, 700), Item("b", "", 1, 300)))
     bench.write(bench.click(), order, bench.refund(order, "k1", 100, line=1, reason="why"))
     shipped = bench.ship()
@@ -152,14 +152,14 @@ def test_everything_arrives_with_its_follow_ups_and_the_position(bench) -> None:
         assert shipper.backlog_bytes(session, bench.settings.data_dir / "journal") == 0
 
 
-def test_seq_is_the_order_of_the_journal(bench) -> None:
+def test_seq_is_the_order_of_the_journal(bench: Any) -> None:
     bench.write(*(bench.order(str(number)) for number in range(50)))
     bench.ship()
     rows = bench.rows(Conversion, "seq")
     assert [row.order_id for row in rows] == [str(number) for number in range(50)]
 
 
-def test_repeats_collapse_and_conflicts_are_listed(bench) -> None:
+def test_repeats_collapse_and_conflicts_are_listed(bench: Any) -> None:
     other = bench.open(2)
     first, conflicting = bench.order(), bench.order(amount=2000)
     bench.write(first, first, conflicting)
@@ -175,7 +175,7 @@ def test_repeats_collapse_and_conflicts_are_listed(bench) -> None:
     other.sync_close()
 
 
-def test_refunds_that_are_too_much_or_too_early_are_listed(bench) -> None:
+def test_refunds_that_are_too_much_or_too_early_are_listed(bench: Any) -> None:
     order, unknown = bench.order(), bench.order("unknown")
     bench.write(
         order,
@@ -198,7 +198,7 @@ def test_refunds_that_are_too_much_or_too_early_are_listed(bench) -> None:
     ]
 
 
-def test_links_and_programs_that_do_not_exist_are_listed(bench) -> None:
+def test_links_and_programs_that_do_not_exist_are_listed(bench: Any) -> None:
     lost = bench.order()
     lost = OrderReported(
         **{name: getattr(lost, name) for name in lost.__struct_fields__}
@@ -214,7 +214,7 @@ def test_links_and_programs_that_do_not_exist_are_listed(bench) -> None:
     ]
 
 
-def test_a_poisoned_record_stops_nobody_else(bench) -> None:
+def test_a_poisoned_record_stops_nobody_else(bench: Any) -> None:
     """Undecodable bytes, and a value that the database itself refuses."""
     too_much = bench.order("too-much", amount=2**63)
     bench.write(bench.order("a"), b"\xc1 no event", too_much, bench.order("b"), bench.click())
@@ -229,13 +229,13 @@ def test_a_poisoned_record_stops_nobody_else(bench) -> None:
     assert refusals[0].payload["position"] == "1:" + refusals[0].payload["position"][2:]
 
 
-def test_control_characters_reach_both_databases(bench) -> None:
+def test_control_characters_reach_both_databases(bench: Any) -> None:
     bench.write(bench.click(query="s1=%00%01&x=%00", user_agent="a\x7fb"))
     assert bench.ship().clicks == 1
     assert bench.rows(Click)[0].sub_ids == {"s1": "\ufffd\ufffd"}
 
 
-def test_damage_is_counted_listed_and_passed(bench) -> None:
+def test_damage_is_counted_listed_and_passed(bench: Any) -> None:
     bench.write(bench.order("a"))
     bench.write(bench.order("b"))
     bench.write(bench.order("c"))
@@ -252,7 +252,7 @@ def test_damage_is_counted_listed_and_passed(bench) -> None:
     assert len(bench.rows(IntakeRefusal)) == 1
 
 
-def test_duplicates_within_the_window_in_batch_and_in_database(bench) -> None:
+def test_duplicates_within_the_window_in_batch_and_in_database(bench: Any) -> None:
     bench.write(bench.click(0), bench.click(10), bench.click(10, user_agent="Mozilla/5.0 Other"))
     bench.ship()
     bench.write(
@@ -280,7 +280,7 @@ def test_duplicates_within_the_window_in_batch_and_in_database(bench) -> None:
     assert {seconds[1][1], seconds[2][1]} == {0, 1}
 
 
-def test_shipped_segments_go(bench) -> None:
+def test_shipped_segments_go(bench: Any) -> None:
     for number in range(300):
         bench.write(bench.order(str(number), coupon="x" * 120, click_id="y" * 250))
     directory = bench.settings.data_dir / "journal" / "1"
@@ -291,7 +291,7 @@ def test_shipped_segments_go(bench) -> None:
     assert len(bench.rows(Conversion)) == 300
 
 
-def test_two_shippers_of_one_journal_ship_once(bench) -> None:
+def test_two_shippers_of_one_journal_ship_once(bench: Any) -> None:
     bench.write(*(bench.order(str(number)) for number in range(20)), bench.click())
     both_have_read = threading.Barrier(2, timeout=20)
     shipped: list[shipper.Shipped] = []
@@ -318,7 +318,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench) -> None:
+def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench: Any) -> None:
     steps: list[str] = []
     order = bench.order()
     bench.write(bench.click(), order, bench.refund(order, "k", 1))
@@ -340,7 +340,7 @@ def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench) -> None:
     assert len(bench.rows(Click)) == len(bench.rows(Conversion)) == 1
 
 
-def test_an_absent_or_foreign_folder_is_no_journal(bench, tmp_path: Path) -> None:
+def test_an_absent_or_foreign_folder_is_no_journal(bench: Any, tmp_path: Path) -> None:
     assert shipper.directories(tmp_path / "none") == []
     (bench.settings.data_dir / "journal" / "lost+found").mkdir()
     (bench.settings.data_dir / "journal" / "7").mkdir()

@@ -1,4 +1,4 @@
-"""Nobody is sent anywhere but to the program's own domains, whatever a browser makes of the text."""
+"""Nobody is sent out of the program's own domains, whatever a browser makes of the text."""
 
 import json
 from pathlib import Path
