@@ -78,7 +78,9 @@ if run == "first":
         status, _, body = ask("/postback", urllib.parse.urlencode(order).encode())
         assert status == 202, (status, body)
         assert json.loads(body)["duplicate"] is expected, body
-    status, _, body = ask("/postback", urllib.parse.urlencode({**order, "amount": "41.00"}).encode())
+    status, _, body = ask(
+        "/postback", urllib.parse.urlencode({**order, "amount": "41.00"}).encode()
+    )
     assert status == 409, (status, body)
 rows = find("smoke-1", bearer)
 assert len(rows) == 1, rows

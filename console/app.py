@@ -99,7 +99,10 @@ def _sign_in(visit: Visit, throttle: sessions.Throttle) -> Response:
             )
     except (Unauthenticated, TooMany) as error:
         visit.problem = error
-        return _show_sign_in(visit)
+        response = _show_sign_in(visit)
+        if isinstance(error, TooMany):
+            response.headers["Retry-After"] = str(error.retry_after_seconds)
+        return response
     throttle.give_back(**facts, attempts_max=settings.sign_in_attempts_max)
     with unit_of_work(engine) as session:
         # An older session of this browser ends, so that nobody can have planted it.

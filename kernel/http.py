@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -135,7 +136,7 @@ async def _take(endpoint: Endpoint, request: Request, actor: Any) -> Response:
         request=request,
         context=context(request),
         actor=actor,
-        body=parse(endpoint.body, load_json(raw)) if endpoint.body else None,
+        body=parse(endpoint.body, load_json(raw or b"{}")) if endpoint.body else None,
         query=parse(endpoint.query, dict(request.query_params)) if endpoint.query else None,
         path=dict(request.path_params),
         now=clock.now(),
@@ -182,9 +183,14 @@ async def _once(endpoint: Endpoint, call: Call, *, key: str, raw: bytes) -> Resp
         ).hexdigest(),
     )
     hours = call.context.settings.idempotency_hours
-    stored = await run_in_threadpool(
-        idempotency.begin, call.context.engine, seen, now=call.now, hours=hours
-    )
+    try:
+        stored = await run_in_threadpool(
+            idempotency.begin, call.context.engine, seen, now=call.now, hours=hours
+        )
+    except OperationalError:
+        # The database is away. Intake goes on without it, and its business keys still make a
+        # repeat harmless; whatever needs the database fails in its own way.
+        return await _run(endpoint, call)
     if stored is not None:
         return Response(
             stored.body.encode(),

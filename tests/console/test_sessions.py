@@ -57,6 +57,7 @@ def test_too_many_wrong_passwords_stop_the_right_one_too(
 
     assert statuses == [401, 401, 401, 429]
     assert right.status_code == 429
+    assert right.headers["retry-after"] == "900"
     assert "Too many attempts" in right.text
     assert _count(world.engine, ConsoleSession) == 0
 

@@ -39,10 +39,14 @@ def test_who_did_what_when_to_what(engine: Engine, now: datetime) -> None:
 
 
 def test_an_action_that_fails_leaves_no_entry(engine: Engine, now: datetime) -> None:
-    with pytest.raises(Refused), unit_of_work(engine) as session:
-        note(session, now)
-        session.flush()
-        raise Refused("no")
+    def act() -> None:
+        with unit_of_work(engine) as session:
+            note(session, now)
+            session.flush()
+            raise Refused("no")
+
+    with pytest.raises(Refused):
+        act()
 
     assert entries(engine) == []
 

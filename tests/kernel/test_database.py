@@ -1,7 +1,6 @@
 """Transactions: writers wait for one another, readers for nobody, and errors leave nothing."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,9 +38,13 @@ def test_a_unit_of_work_is_kept_as_a_whole(engine: Engine) -> None:
 
 
 def test_any_error_takes_the_whole_unit_of_work_back(engine: Engine) -> None:
-    with pytest.raises(KeyboardInterrupt), unit_of_work(engine) as session:
-        put(session, "one")
-        raise KeyboardInterrupt
+    def work() -> None:
+        with unit_of_work(engine) as session:
+            put(session, "one")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
     assert names(engine) == []
 
@@ -160,11 +163,11 @@ def wal_of(engine: Engine) -> Path:
 
 
 @pytest.fixture
-def written(sqlite_engine: Engine) -> Iterator[Engine]:
+def written(sqlite_engine: Engine) -> Engine:
     with unit_of_work(sqlite_engine) as session:
         put(session, "one")
     assert wal_of(sqlite_engine).stat().st_size > 0
-    yield sqlite_engine
+    return sqlite_engine
 
 
 def test_a_checkpoint_folds_the_log_into_the_file(written: Engine) -> None:

@@ -116,9 +116,14 @@ def test_rows_of_a_lane_are_worked_once_in_the_order_they_were_written(
 def test_a_row_leaves_only_with_the_transaction_that_caused_it(
     sqlite_engine: Engine, clock: Clock, seen: Seen
 ) -> None:
-    with pytest.raises(Refused), unit_of_work(sqlite_engine) as session:
-        outbox.append(session, "k", "s", lane="lane", now=NOW)
-        raise Refused("no")
+    def act() -> None:
+        with unit_of_work(sqlite_engine) as session:
+            outbox.append(session, "k", "s", lane="lane", now=NOW)
+            session.flush()
+            raise Refused("no")
+
+    with pytest.raises(Refused):
+        act()
 
     assert drain(sqlite_engine, seen, clock) == 0
     assert rows(sqlite_engine) == []
@@ -337,7 +342,7 @@ def test_a_lease_that_ran_out_is_taken_over(engine: Engine, clock: Clock, seen: 
 
 
 def test_a_lease_is_renewed_by_its_owner_and_given_back_by_its_owner_only(
-    sqlite_engine: Engine, clock: Clock
+    sqlite_engine: Engine,
 ) -> None:
     assert hold(sqlite_engine, "x", "me")
     assert not hold(sqlite_engine, "x", "other")

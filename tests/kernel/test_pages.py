@@ -16,7 +16,7 @@ def forged(position: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(position).encode()).rstrip(b"=").decode()
 
 
-@given(st.integers(-(2**63), 2**63), st.text(st.characters(exclude_categories=["Cs"])))
+@given(st.integers(1 - 2**63, 2**63 - 1), st.text(st.characters(exclude_categories=["Cs"])))
 def test_what_goes_in_comes_out(number: int, text: str) -> None:
     assert pages.decode(pages.encode(number, text), int, str) == [number, text]
 
@@ -41,6 +41,8 @@ def test_a_cursor_needs_no_escaping_in_a_url() -> None:
         forged(["7"]),
         forged([7.0]),
         forged([True]),
+        forged([2**63]),
+        forged([-(10**30)]),
         forged([None]),
         forged([]),
         forged([7, 7]),

@@ -137,7 +137,7 @@ def test_a_client_is_known_by_its_secret_which_is_not_kept(engine: Engine) -> No
     with unit_of_work(engine) as session:
         client, secret = add_client(session)
         other, other_secret = add_client(session, name="Other")
-        given, given_secret = add_client(session, name="Given", secret="tss_chosen")
+        _, given_secret = add_client(session, name="Given", secret="tss_chosen")
 
     assert secret.startswith("tss_")
     assert len({secret, other_secret}) == 2
