@@ -281,7 +281,8 @@ _OPENINGS = {
     "hold": "{date}: put on hold.",
     "release": "{date}: released from hold.",
     "void": "{date}: declined by the network: {delta} {currency}.",
-    "tier_true_up": "{date}: another order moved the tier: {delta} {currency}, {total} in total.",
+    "tier_true_up": "{date}: another order moved the tier: {delta} {currency}, "
+    "{total} {currency} in total.",
 }
 
 
@@ -307,27 +308,59 @@ def _line_sentences(line: Mapping[str, Any], currency: str) -> Iterator[_Sentenc
         )
     for part in line.get("slices", []):
         if part["level"] is not None:
-            yield (
-                "Line {line}: {percent} % of {part} of {base} {currency}, {unit} for each unit.",
-                {
-                    "line": number,
-                    "percent": _decimal(Fraction(part["percent"])),
-                    "part": part["share"],
-                    "base": _major(line["base_minor"], currency),
-                    "unit": _major(part["per_unit"], currency),
-                    "currency": currency,
-                },
-            )
-    yield (
-        "Line {line}: exactly {exact} {currency}, rounded ({rounding}) to {amount} {currency}.",
-        {
-            "line": number,
-            "exact": _major(line["exact"], currency),
-            "rounding": (line.get("rounding", "half_up"),),
-            "amount": format_amount(line["commission_minor"], currency),
-            "currency": currency,
-        },
+            yield from _slice_sentences(part, line, currency)
+    if line.get("fixed_minor"):
+        fixed = _major(str(line["fixed_minor"]), currency)
+        yield (
+            "Line {line}: {fixed} {currency}, fixed.",
+            {"line": number, "fixed": fixed, "currency": currency},
+        )
+    yield _rounding_sentence(line, currency)
+
+
+def _slice_sentences(
+    part: Mapping[str, Any], line: Mapping[str, Any], currency: str
+) -> Iterator[_Sentence]:
+    number, percent, unit = line["line"] + 1, Fraction(part["percent"]), Fraction(part["per_unit"])
+    if percent or not unit:
+        portion = Fraction(line["base_minor"]) * Fraction(part["share"])
+        yield (
+            "Line {line}: {percent} % of {base} {currency}.",
+            {
+                "line": number,
+                "percent": _decimal(percent),
+                "base": _major(str(portion), currency),
+                "currency": currency,
+            },
+        )
+    if unit:
+        yield (
+            "Line {line}: {unit} {currency} for each of {count} pieces.",
+            {
+                "line": number,
+                "unit": _major(str(unit), currency),
+                "count": _decimal(Fraction(line["qty"]) * Fraction(part["share"])),
+                "currency": currency,
+            },
+        )
+
+
+def _rounding_sentence(line: Mapping[str, Any], currency: str) -> _Sentence:
+    facts: dict[str, Any] = {
+        "line": line["line"] + 1,
+        "amount": format_amount(line["commission_minor"], currency),
+        "currency": currency,
+    }
+    if Fraction(line["exact"]) == line["commission_minor"]:
+        return "Line {line}: that is {amount} {currency}, exactly.", facts
+    mode = _ROUNDINGS[line.get("rounding", "half_up")]
+    return (
+        "Line {line}: exactly {exact} {currency}, rounded {rounding} to {amount} {currency}.",
+        {**facts, "exact": _major(line["exact"], currency), "rounding": (mode,)},
     )
+
+
+_ROUNDINGS = {"half_up": "half up", "half_even": "half to even", "down": "down"}
 
 
 def _counter(tier: Mapping[str, Any], name: str, currency: str) -> str:
@@ -336,11 +369,12 @@ def _counter(tier: Mapping[str, Any], name: str, currency: str) -> str:
 
 
 def _major(minor: str, currency: str) -> str:
-    """Exact major units of an exact number of minor units."""
-    return _decimal(Fraction(minor) / 10 ** exponent_of(currency))
+    """Exact major units of an exact number of minor units, with the currency's decimals or more."""
+    exponent = exponent_of(currency)
+    return _decimal(Fraction(minor) / 10**exponent, at_least=exponent)
 
 
-def _decimal(value: Fraction) -> str:
+def _decimal(value: Fraction, *, at_least: int = 0) -> str:
     """All decimals where they end, a fraction where they never do."""
     rest, places = value.denominator, 0
     while rest % 10 == 0 or rest % 2 == 0 or rest % 5 == 0:
@@ -348,6 +382,7 @@ def _decimal(value: Fraction) -> str:
         places += 1
     if rest != 1:
         return str(value)
+    places = max(places, at_least)
     scaled = abs(value) * 10**places
     whole, decimals = divmod(scaled.numerator, 10**places)
     sign = "-" if value < 0 else ""

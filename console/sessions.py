@@ -151,7 +151,7 @@ def is_own_form(request: Request, form: dict[str, str], signed_in: SignedIn | No
     """Whether the form carries this browser's token and comes from a page of this server."""
     expected = signed_in.csrf_token if signed_in else guest_token(request)
     token_fits = hmac.compare_digest(form.get("csrf_token", "").encode(), expected.encode())
-    return token_fits
+    return token_fits and _is_same_origin(request)
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -26,13 +26,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kernel import clock, idempotency, problems, ratelimit
+from kernel import clock, idempotency, log, problems, ratelimit
 from kernel.database import reading, unit_of_work
-from kernel.errors import AppError, FieldProblem, InvalidInput, TooLarge, TooMany, invalid
+from kernel.errors import (
+    AppError,
+    FieldProblem,
+    InvalidInput,
+    TooLarge,
+    TooMany,
+    Unavailable,
+    invalid,
+)
 from kernel.keys import Keys
 from kernel.settings import Settings
 from kernel.tokens import Tokens
 
+_log = log.get(__name__)
 _M = TypeVar("_M", bound=BaseModel)
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -107,6 +116,10 @@ def route(endpoint: Endpoint) -> Route:
             return await _answer(endpoint, request)
         except AppError as error:
             return problems.respond(error, request)
+        except OperationalError as error:
+            # Away, locked for too long, or out of disk: a repeat may succeed, and nothing changed.
+            _log.warning("database_unavailable", path=request.url.path, error=str(error.orig))
+            return problems.respond(Unavailable("the database cannot be reached"), request)
 
     return Route(endpoint.path, answer, methods=[endpoint.method], name=endpoint.summary)
 
@@ -187,10 +200,13 @@ async def _once(endpoint: Endpoint, call: Call, *, key: str, raw: bytes) -> Resp
         stored = await run_in_threadpool(
             idempotency.begin, call.context.engine, seen, now=call.now, hours=hours
         )
-    except OperationalError:
-        # The database is away. Intake goes on without it, and its business keys still make a
-        # repeat harmless; whatever needs the database fails in its own way.
-        return await _run(endpoint, call)
+    except OperationalError as error:
+        # Intake goes on while the database is away, and its business keys still make a repeat
+        # harmless. What writes rows must not run unclaimed: a lock that took too long looks the
+        # same from here, and a moment later the write would succeed, twice.
+        if inspect.iscoroutinefunction(endpoint.handler):
+            return await _run(endpoint, call)
+        raise Unavailable("the Idempotency-Key cannot be checked now") from error
     if stored is not None:
         return Response(
             stored.body.encode(),
@@ -262,6 +278,8 @@ def load_json(raw: bytes) -> Any:
         if _SURROGATE.search(text):
             # Half of a surrogate pair passes for text until someone stores or prints it.
             json.dumps(value, ensure_ascii=False).encode()
+        if "\\u0000" in text and _holds_nul(value):
+            raise ValueError("a text holds the character NUL")  # noqa: TRY301 - one exit for all
     except UnicodeError as error:
         raise invalid("body", "json", "holds what is not UTF-8 text") from error
     except RecursionError as error:
@@ -269,6 +287,15 @@ def load_json(raw: bytes) -> Any:
     except ValueError as error:
         raise invalid("body", "json", f"is not valid JSON ({error})") from error
     return value
+
+
+def _holds_nul(value: Any) -> bool:
+    # No database of ours keeps NUL in a text, and refusing it here names the reason.
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(part) for key, part in value.items())
+    return isinstance(value, list) and any(_holds_nul(part) for part in value)
 
 
 def _no_constant(name: str) -> Any:

@@ -7,6 +7,7 @@ unknown `TALLYSTICK_*` variable stops the start, so that a misspelt limit is nev
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,7 +51,9 @@ class Settings(BaseSettings):
         description="Addresses whose `X-Forwarded-For` is believed, comma separated; "
         "empty believes nobody.",
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
 
     journal_segment_bytes_max: int = Field(
         64 * 2**20, ge=2**16, description="A journal segment is closed at this size."
@@ -137,6 +140,12 @@ class Settings(BaseSettings):
     )
     feed_refresh_minutes: int = Field(360, ge=1, description="Pause between pulls of a feed.")
 
+    @field_validator("geoip_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        # An empty variable would otherwise be the current folder.
+        return None if value == "" else value
+
     @field_validator("secret")
     @classmethod
     def _secret_is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
@@ -153,7 +162,8 @@ class Settings(BaseSettings):
     @cached_property
     def public_url(self) -> str:
         """The public address, without a trailing slash."""
-        return (self.base_url or f"http://{self.host}:{self.port}").rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.base_url or f"http://{host}:{self.port}").rstrip("/")
 
     @cached_property
     def proxies(self) -> frozenset[str]:

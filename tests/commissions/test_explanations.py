@@ -59,20 +59,20 @@ def test_every_booking_of_a_commission_is_told_in_words(engine: Engine) -> None:
             "2026-03-10: booked 5.00 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
-            "Line 1: 5 % of 1 of 100 EUR, 0 for each unit.",
-            "Line 1: exactly 5 EUR, rounded (half_up) to 5.00 EUR.",
-            "2026-03-10: another order moved the tier: 7.35 EUR, 12.35 in total.",
+            "Line 1: 5 % of 100.00 EUR.",
+            "Line 1: that is 5.00 EUR, exactly.",
+            "2026-03-10: another order moved the tier: 7.35 EUR, 12.35 EUR in total.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
-            "Line 1: 12.345 % of 1 of 100 EUR, 0 for each unit.",
-            "Line 1: exactly 12.345 EUR, rounded (half_up) to 12.35 EUR.",
+            "Line 1: 12.345 % of 100.00 EUR.",
+            "Line 1: exactly 12.345 EUR, rounded half up to 12.35 EUR.",
             "2026-03-10: after a refund -4.12 EUR, 8.23 EUR remain.",
             "The advertiser said: Too small",
             "Refunded: 33.33 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
-            "Line 1: 12.345 % of 1 of 66.67 EUR, 0 for each unit.",
-            "Line 1: exactly 8.2304115 EUR, rounded (half_up) to 8.23 EUR.",
+            "Line 1: 12.345 % of 66.67 EUR.",
+            "Line 1: exactly 8.2304115 EUR, rounded half up to 8.23 EUR.",
             "The commission is 8.23 EUR; its status is pending.",
             "Reason partly_refunded: Part of the order was refunded.",
             "It becomes payable on 2026-04-09.",
@@ -157,3 +157,40 @@ def test_every_sentence_and_reason_is_translated() -> None:
 
     assert len(messages) > 35
     assert untranslated == []
+
+
+def test_fixed_amounts_and_slices_are_told_as_people_reckon(sqlite_engine: Engine) -> None:
+    tiers = {
+        "mode": "graduated",
+        "measure": "sales",
+        "window": "calendar_month",
+        "boundary": "split",
+        "levels": [{"from": 0, "percent": "5"}, {"from": 6000, "percent": "7.5"}],
+    }
+    with unit_of_work(sqlite_engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(
+            session,
+            program,
+            {"id": "tiered", "tiers": tiers},
+            {
+                "id": "fixed",
+                "when": {"country": ["BR"]},
+                "pay": {"fixed_minor": 350, "per": "order"},
+            },
+        )
+        sliced = make.conversion(session, program, who, country="DE")
+        fixed = make.conversion(session, program, who, country="BR")
+        for sale in (sliced, fixed):
+            accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+
+        told = explanations.words(explanations.explain(session, MANAGER, sliced.id), "en")
+
+        assert told[4:7] == [
+            "Line 1: 5 % of 60.00 EUR.",
+            "Line 1: 7.5 % of 40.00 EUR.",
+            "Line 1: that is 6.00 EUR, exactly.",
+        ]
+        for_brazil = explanations.explain(session, MANAGER, fixed.id)
+        assert "Line 1: 3.50 EUR, fixed." in explanations.words(for_brazil, "en")
+        assert "第 1 行：固定金额 3.50 EUR。" in explanations.words(for_brazil, "zh-Hans")

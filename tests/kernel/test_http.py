@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from kernel import http, keys
-from kernel.database import reading
+from kernel import database, http, keys
+from kernel.database import reading, unit_of_work
 from kernel.errors import InvalidInput, NotFound, Refused, Unauthenticated
 from kernel.http import Call, Context, Endpoint
 from kernel.idempotency import IdempotencyRecord
@@ -230,7 +230,7 @@ def test_the_guard_comes_before_the_body_is_read(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b"",
+        b" ",
         b"{",
         b'{"name": "a"} x',
         b'{"name": "a", "name": "a"}',
@@ -281,6 +281,23 @@ def test_bug_half_a_surrogate_pair_got_as_far_as_the_database(
 
     assert (found["field"], found["rule"]) == ("body", "json")
     assert stored(client) == 0
+
+
+@pytest.mark.parametrize("raw", [rb'{"a": "\u0000"}', rb'{"\u0000": 1}', rb'[["x\u0000y"]]'])
+def test_bug_nul_in_a_text_got_as_far_as_the_database(raw: bytes) -> None:
+    with pytest.raises(InvalidInput, match="NUL"):
+        http.load_json(raw)
+
+    assert http.load_json(rb'{"a": "\\u0000"}') == {"a": "\\u0000"}
+
+
+def test_bug_a_database_that_is_away_was_an_unexpected_error(settings: Settings) -> None:
+    away = database.connect("postgresql://nobody@127.0.0.1:9/nothing")
+    with client_of(away, settings, requests_per_minute=100) as client:
+        response = client.get("/orders")
+
+    problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "5"
 
 
 def test_whole_surrogate_pairs_and_text_that_looks_like_half_of_one_are_fine() -> None:
@@ -447,6 +464,43 @@ def test_async_handlers_are_replayed_too(client: TestClient) -> None:
 
     assert second.headers["idempotency-replayed"] == "true"
     assert second.json() == first.json()
+
+
+@pytest.fixture
+def with_a_writer_in_the_way(
+    sqlite_engine: Engine, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    """The database answers readers, and a writer waits in vain."""
+    client.get("/orders")
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MILLISECONDS", 50)
+    with unit_of_work(sqlite_engine) as session:
+        session.exec(select(Lease)).all()
+        yield client
+
+
+def test_an_async_handler_goes_on_while_a_key_cannot_be_claimed(
+    with_a_writer_in_the_way: TestClient,
+) -> None:
+    answer = with_a_writer_in_the_way.post("/async", json={"name": "a"}, headers=with_key("k"))
+
+    assert (answer.status_code, answer.json()["name"]) == (200, "a")
+
+
+def test_bug_a_write_ran_unclaimed_when_its_key_could_not_be_checked(
+    with_a_writer_in_the_way: TestClient,
+) -> None:
+    client = with_a_writer_in_the_way
+    answer = client.post("/orders", json={"name": "a"}, headers=with_key("k"))
+
+    problem(answer, 503, "unavailable")
+    assert answer.headers["retry-after"] == "5"
+    assert stored(client) == 0
+
+
+def test_an_empty_body_is_an_empty_object(client: TestClient) -> None:
+    [found] = problem(client.post("/orders", headers=ME), 400, "invalid_input")["errors"]
+
+    assert (found["field"], found["rule"]) == ("name", "missing")
 
 
 def test_bug_a_key_was_ignored_when_the_request_had_no_body(client: TestClient) -> None:
