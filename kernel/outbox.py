@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -42,6 +43,23 @@ class OutboxRow(SQLModel, table=True):
     last_error: str = ""
     parked_at: datetime | None = None
     done_at: datetime | None = None
+
+
+_TABLE = OutboxRow.metadata.tables["outbox"]
+_DONE = (
+    sa.update(_TABLE)
+    .where(_TABLE.c.seq == sa.bindparam("row"))
+    .values(done_at=sa.bindparam("at", type_=_TABLE.c.done_at.type))
+)
+
+
+class _Due(NamedTuple):
+    """What working a row needs of it. Not an entity: thousands pass through one session."""
+
+    seq: int
+    kind: str
+    subject_id: str
+    attempts: int
 
 
 class Lease(SQLModel, table=True):
@@ -173,19 +191,26 @@ def _work_batch(
     rows = _next_rows(session, lane, now=clock())
     deadline = time.monotonic() + limits.batch_milliseconds / 1000
     waiting: set[str] = set()
+    done: list[dict[str, object]] = []
     worked = 0
     for row in rows:
         if row.subject_id in waiting:
             continue
-        if not _work_row(session, row, handlers, attempts_max=limits.attempts_max, now=clock()):
+        now = clock()
+        if _work_row(session, row, handlers, attempts_max=limits.attempts_max, now=now):
+            done.append({"row": row.seq, "at": now})
+        else:
             waiting.add(row.subject_id)
         worked += 1
         if time.monotonic() > deadline:
             break
+    if done:
+        # Together at the end: work and mark leave in the same transaction either way.
+        session.execute(_DONE, done)
     return worked
 
 
-def _next_rows(session: Session, lane: str, *, now: datetime) -> list[OutboxRow]:
+def _next_rows(session: Session, lane: str, *, now: datetime) -> list[_Due]:
     earlier = sa.orm.aliased(OutboxRow)
     # A row that failed and waits for its next attempt holds back the later rows of its subject
     # only; a parked one holds them back until a person has looked.
@@ -196,17 +221,17 @@ def _next_rows(session: Session, lane: str, *, now: datetime) -> list[OutboxRow]
         sa.or_(col(earlier.parked_at).is_not(None), col(earlier.next_attempt_at) > now),
     )
     query = (
-        select(OutboxRow)
-        .where(OutboxRow.lane == lane, *_due(now), ~blocked)
+        sa.select(*(_TABLE.c[name] for name in _Due._fields))
+        .where(col(OutboxRow.lane) == lane, *_due(now), ~blocked)
         .order_by(col(OutboxRow.seq))
         .limit(_ROWS_PER_LOOK)
     )
-    return list(session.exec(query))
+    return [_Due(*row) for row in session.execute(query)]
 
 
 def _work_row(
     session: Session,
-    row: OutboxRow,
+    row: _Due,
     handlers: Mapping[str, Sequence[Handler]],
     *,
     attempts_max: int,
@@ -218,12 +243,8 @@ def _work_row(
             for handler in handlers[row.kind]:
                 handler(session, row.subject_id, now)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises must not stop the lane
-        _note_failure(row, error, attempts_max=attempts_max, now=now)
-        session.add(row)
-        session.flush()
+        _note_failure(session, row, error, attempts_max=attempts_max, now=now)
         return False
-    row.done_at = now
-    session.add(row)
     return True
 
 
@@ -234,17 +255,26 @@ def _storable(text: str) -> str:
     return cut.encode(errors="replace").decode()
 
 
-def _note_failure(row: OutboxRow, error: Exception, *, attempts_max: int, now: datetime) -> None:
-    row.attempts += 1
-    row.last_error = _storable(f"{type(error).__name__}: {error}")
-    row.next_attempt_at = now + timedelta(seconds=2**row.attempts)
-    if row.attempts >= attempts_max:
-        row.parked_at = now
+def _note_failure(
+    session: Session, row: _Due, error: Exception, *, attempts_max: int, now: datetime
+) -> None:
+    attempts = row.attempts + 1
+    parked = attempts >= attempts_max
+    session.execute(
+        sa.update(_TABLE)
+        .where(_TABLE.c.seq == row.seq)
+        .values(
+            attempts=attempts,
+            last_error=_storable(f"{type(error).__name__}: {error}"),
+            next_attempt_at=now + timedelta(seconds=2**attempts),
+            parked_at=now if parked else None,
+        )
+    )
     _log.exception(
         "follow_up_failed",
         kind=row.kind,
         subject_id=row.subject_id,
-        attempts=row.attempts,
-        parked=row.parked_at is not None,
+        attempts=attempts,
+        parked=parked,
         exc_info=error,
     )

@@ -36,7 +36,7 @@ from server.demo_network import (
     PUBLISHERS,
     DemoProgram,
     DemoPublisher,
-    plan_document,
+    plans_of,
 )
 from tracker import journal, shipper
 from tracker.geo import GeoResolver
@@ -50,7 +50,7 @@ _MINIMUM_PAYOUT_MINOR = 1_000
 _LIMITS = outbox.Limits(batch_milliseconds=500, attempts_max=1, lease_seconds=60)
 _OWNER = "demo"
 # Terms begin long before the history, so that orders of the past can be imported and priced.
-_TERMS_FROM = datetime.fromisoformat("2009-01-01T00:00:00+00:00")
+_TERMS_FROM = "2009-01-01T00:00:00+00:00"
 
 
 def load(settings: Settings) -> Path:
@@ -194,14 +194,15 @@ def _add_program(session: Session, keys: Keys, entry: DemoProgram, now: datetime
         party_id=advertiser.id,
         now=now,
     )
-    plans.publish(
-        session,
-        program_id=program.id,
-        document=plan_document(entry),
-        effective_from=_TERMS_FROM,
-        actor=ACTOR,
-        now=now,
-    )
+    for since, document in plans_of(entry, first_from=_TERMS_FROM):
+        plans.publish(
+            session,
+            program_id=program.id,
+            document=document,
+            effective_from=datetime.fromisoformat(since),
+            actor=ACTOR,
+            now=now,
+        )
     imports.add_source(
         session, program_id=program.id, name=f"{entry.name} catalogue", url="", actor=ACTOR, now=now
     )

@@ -39,6 +39,8 @@ class DemoProgram:
     basket_minor: tuple[int, int]
     goods: tuple[tuple[str, str], ...]
     rules: tuple[dict[str, Any], ...]
+    # When the monthly tiers were raised, and to what: (instant, levels).
+    raised: tuple[str, tuple[tuple[int, str], ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ PROGRAMS = (
             _percent("elsewhere", "4"),
             {**_percent("postage", "0", category=["postage"]), "priority": 10},
         ),
+        # Midnight in London on the first of July 2011: the second half of the replayed orders.
+        raised=("2011-06-30T23:00:00+00:00", ((0, "5"), (200_000, "6.5"), (1_000_000, "8"))),
     ),
     DemoProgram(
         advertiser="Nordlicht Elektronik GmbH",
@@ -185,8 +189,24 @@ NOT_APPROVED = {
 }
 
 
+def plans_of(program: DemoProgram, *, first_from: str) -> list[tuple[str, dict[str, Any]]]:
+    """(effective from, plan document) of every version of the program's terms, oldest first."""
+    first = plan_document(program)
+    if program.raised is None:
+        return [(first_from, first)]
+    since, levels = program.raised
+    second = plan_document(program)
+    for rule in second["rules"]:
+        if "tiers" in rule:
+            rule["tiers"] = {
+                **rule["tiers"],
+                "levels": [{"from": start, "percent": percent} for start, percent in levels],
+            }
+    return [(first_from, first), (since, second)]
+
+
 def plan_document(program: DemoProgram) -> dict[str, Any]:
-    """The program's commission plan, in the plan language."""
+    """The program's first commission plan, in the plan language."""
     used = {region for rule in program.rules for region in rule.get("when", {}).get("region", ())}
     return {
         "currency": program.currency,
