@@ -7,6 +7,7 @@ from console import conversions, panels, reads
 from console.pages import View, Visit
 from kernel import pages as cursors
 from network.models import Role
+from tracker import refusals
 
 NEWEST_SHOWN = 15
 PAGE_ROWS = 50
@@ -18,18 +19,18 @@ def overview(visit: Visit) -> Response:
     session, actor = visit.session, visit.actor
     found = panels.panels(session, actor, now=visit.now)
     lines = statements.newest(session, actor, filters=statements.Filters(), limit=NEWEST_SHOWN)
-    refusals = reads.refusals(session, actor, before_seq=None, limit=REFUSALS_NOTED)
+    noted = refusals.page(session, actor, limit=REFUSALS_NOTED)
     return visit.page(
         "advertisers/overview.html",
         panels=found,
         panel=panels.choose(found, visit.query.get("currency", "")),
         lines=lines,
-        refusals=refusals,
+        refusals=noted,
         programs=reads.programs_by_id(
             session,
             [
                 *(line.conversion.program_id for line in lines),
-                *(refusal.program_id for refusal in refusals),
+                *(refusal.program_id for refusal in noted),
             ],
         ),
         publishers=conversions.publisher_names(visit, lines),
@@ -39,7 +40,7 @@ def overview(visit: Visit) -> Response:
 def _refusals(visit: Visit) -> Response:
     cursor = visit.query.get("cursor", "")
     before_seq = cursors.decode(cursor, int)[0] if cursor else None
-    found = reads.refusals(visit.session, visit.actor, before_seq=before_seq, limit=PAGE_ROWS + 1)
+    found = refusals.page(visit.session, visit.actor, before_seq=before_seq, limit=PAGE_ROWS + 1)
     shown = found[:PAGE_ROWS]
     return visit.page(
         "advertisers/refusals.html",

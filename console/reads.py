@@ -22,7 +22,7 @@ from network.models import (
     Role,
     User,
 )
-from tracker.models import Attribution, Click, Conversion, IntakeRefusal
+from tracker.models import Attribution, Click, Conversion
 
 _CHOICES_MAX = 500
 
@@ -197,22 +197,3 @@ def top_publishers(
         )
         for row in rows
     ]
-
-
-def refusals(
-    session: Session, actor: Actor, *, before_seq: int | None, limit: int
-) -> list[IntakeRefusal]:
-    """Events that were acknowledged and could not be recorded, newest first."""
-    query = (
-        select(IntakeRefusal)
-        .join(Program, col(Program.id) == col(IntakeRefusal.program_id))
-        .order_by(col(IntakeRefusal.seq).desc())
-        .limit(limit)
-    )
-    if actor.role is Role.ADVERTISER:
-        query = query.where(Program.advertiser_id == actor.party_id)
-    elif not actor.is_manager:
-        return []
-    if before_seq is not None:
-        query = query.where(col(IntakeRefusal.seq) < before_seq)
-    return list(session.exec(query))

@@ -3,13 +3,12 @@
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlmodel import col, select
 
 from kernel import pages
 from kernel.errors import Forbidden, NotFound
 from kernel.http import Call, Endpoint
-from network.access import require, scope_to_party
-from network.models import Program, Role
+from network.access import require
+from network.models import Role
 from partner_api import lookups
 from partner_api.schemas import (
     PageQuery,
@@ -20,7 +19,7 @@ from partner_api.schemas import (
     cut,
     rows_wanted,
 )
-from tracker.models import IntakeRefusal
+from tracker import refusals
 
 _ROLES = (Role.ADVERTISER, Role.MANAGER)
 
@@ -61,18 +60,17 @@ def list_refusals(call: Call) -> RefusalPage:
     booked for them.
     """
     limit = rows_wanted(call)
-    query = (
-        select(IntakeRefusal)
-        .outerjoin(Program, col(Program.id) == col(IntakeRefusal.program_id))
-        .where(col(IntakeRefusal.seq) > after_number(call))
-    )
-    query = scope_to_party(query, call.actor, publisher=None, advertiser=col(Program.advertiser_id))
+    program_id = None
     if call.query.program is not None:
-        program = lookups.visible_program(call.session, call.actor, call.query.program)
-        query = query.where(IntakeRefusal.program_id == program.id)
-    if call.query.order_id is not None:
-        query = query.where(IntakeRefusal.order_id == call.query.order_id)
-    rows = call.session.exec(query.order_by(col(IntakeRefusal.seq)).limit(limit + 1)).all()
+        program_id = lookups.visible_program(call.session, call.actor, call.query.program).id
+    rows = refusals.page(
+        call.session,
+        call.actor,
+        program_id=program_id,
+        order_id=call.query.order_id,
+        after_seq=after_number(call),
+        limit=limit + 1,
+    )
     shown, last = cut(rows, limit)
     programs = lookups.program_refs(call.session, (row.program_id for row in shown))
     return RefusalPage(

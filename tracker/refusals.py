@@ -3,9 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from kernel.ids import new_id
+from network.access import Actor, scope_to_party
+from network.models import Program
 from tracker.models import IntakeRefusal
 
 
@@ -31,3 +33,36 @@ def refuse(
             at=now,
         )
     )
+
+
+def page(
+    session: Session,
+    actor: Actor,
+    *,
+    program_id: str | None = None,
+    order_id: str | None = None,
+    after_seq: int | None = None,
+    before_seq: int | None = None,
+    limit: int,
+) -> list[IntakeRefusal]:
+    """Refusals that the actor may see: an advertiser those of its programs, a manager all.
+
+    Oldest first from `after_seq` on; newest first when that is None. What named no program that
+    exists is for managers alone. Publishers have none.
+    """
+    # Outer, because an unreadable record belongs to no program and must be seen by somebody.
+    query = select(IntakeRefusal).outerjoin(
+        Program, col(Program.id) == col(IntakeRefusal.program_id)
+    )
+    query = scope_to_party(query, actor, publisher=None, advertiser=col(Program.advertiser_id))
+    seq = col(IntakeRefusal.seq)
+    if program_id is not None:
+        query = query.where(IntakeRefusal.program_id == program_id)
+    if order_id is not None:
+        query = query.where(IntakeRefusal.order_id == order_id)
+    if before_seq is not None:
+        query = query.where(seq < before_seq)
+    if after_seq is not None:
+        query = query.where(seq > after_seq)
+    order = seq.desc() if after_seq is None else seq
+    return list(session.exec(query.order_by(order).limit(limit)))
