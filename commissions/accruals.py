@@ -7,7 +7,7 @@ order cannot change an earlier one, its counters are read by SQL instead (`price
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -27,6 +27,7 @@ from commissions.outcomes import (
     reason_of,
     reason_of_change,
 )
+from commissions.plans import VersionFacts
 from commissions.reasons import Reason
 from commissions.replays import Fact, Happening, Repriced, Story
 from commissions.rules import CounterKey, Plan, Priced, counter_keys, needs_replay, price_order
@@ -34,10 +35,52 @@ from commissions.tiers import window_of
 from kernel.errors import invalid
 from kernel.ids import new_id
 from network import programs
-from network.models import Program
 from tracker.models import Conversion, ConversionChange
 
 SYSTEM = "system"
+
+# Said for every order or change that comes in; built once, because building costs more than
+# executing. Where no entity is needed none is asked for, because entities cost even more.
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 12, 31, tzinfo=UTC)
+_commission_table = Commission.metadata.tables["commission"]
+_COMMISSION = (
+    select(Commission)
+    .where(Commission.conversion_id == sa.bindparam("conversion_id"))
+    .execution_options(populate_existing=True)
+)
+_PROGRAM = sa.select(_commission_table.c.program_id).where(
+    _commission_table.c.conversion_id == sa.bindparam("conversion_id")
+)
+_CHANGES = (
+    sa.select(ConversionChange, col(Conversion.imported))
+    .join(Conversion, col(Conversion.id) == col(ConversionChange.conversion_id))
+    .outerjoin(Booking, col(Booking.key) == col(ConversionChange.id))
+    .where(
+        col(ConversionChange.conversion_id) == sa.bindparam("conversion_id"),
+        col(Booking.seq).is_(None),
+    )
+    .order_by(col(ConversionChange.seq))
+)
+
+
+def _sums() -> sa.Select[Any]:
+    one = _commission_table.c
+    return sa.select(
+        sa.func.coalesce(sa.func.sum(one.base_minor), 0),
+        sa.func.coalesce(sa.func.sum(one.units), 0),
+        sa.func.count().filter(sa.or_(one.base_minor > 0, one.units > 0)),
+        sa.func.count().filter(one.plan_version_id != sa.bindparam("plan_version_id")),
+    ).where(
+        one.program_id == sa.bindparam("program_id"),
+        one.publisher_id == sa.bindparam("publisher_id"),
+        one.plan_version_id.is_not(None),
+        one.occurred_at >= sa.bindparam("start"),
+        one.occurred_at < sa.bindparam("end"),
+    )
+
+
+_SUMS = _sums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +109,18 @@ def accrue(
     found = _commission(session, conversion_id)
     if found is not None:
         return found
-    version = plans.choose(plans.facts_of(session, fact.program_id), fact.order.at)
+    versions = plans.facts_of(session, fact.program_id)
+    version = plans.choose(versions, fact.order.at)
     plan = plans.parsed(session, version.id) if version else None
     payee = subject_of(plan, fact.order).publisher if plan else fact.order.publisher
     if not payee:
         return None
     fact = replace(fact, order=replace(fact.order, publisher=payee))
-    program = programs.get(session, fact.program_id)
-    commission = _blank(fact, program, version.id if version else None, now)
-    _book_order(session, commission, fact, plan, held=hold_reason is not None, now=now)
+    terms = programs.terms(session, fact.program_id)
+    commission = _blank(fact, terms, version.id if version else None, now)
+    held = hold_reason is not None
+    counters = _counters(session, commission, fact, plan, versions, held=held)
+    _book_order(session, commission, fact, plan, counters, held=held, now=now)
     if hold_reason is not None:
         _hold(session, commission, hold_reason, now)
     _apply_reported(session, commission, fact, now)
@@ -89,14 +135,8 @@ def apply_changes(session: Session, conversion_id: str, *, now: datetime) -> int
     commission = _locked(session, conversion_id)
     if commission is None:
         return 0
-    changes = session.exec(
-        select(ConversionChange)
-        .outerjoin(Booking, col(Booking.key) == col(ConversionChange.id))
-        .where(ConversionChange.conversion_id == conversion_id, col(Booking.seq).is_(None))
-        .order_by(col(ConversionChange.seq))
-    ).all()
-    imported = _imported(session, conversion_id) if changes else False
-    for change in changes:
+    changes = session.execute(_CHANGES, {"conversion_id": conversion_id}).all()
+    for change, imported in changes:
         happening = Happening(
             conversion_id,
             change.kind,
@@ -178,22 +218,19 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
         candidates = session.exec(query).all()
     due = [one for one in candidates if one.status == CommissionStatus.PENDING]
     _approve_counted(session, due, now)
-    _advance(session, due, CommissionStatus.APPROVED, now)
-    _advance(session, candidates, CommissionStatus.PAYABLE, now)
-    return len(candidates)
-
-
-def _advance(
-    session: Session, commissions: Sequence[Commission], status: CommissionStatus, now: datetime
-) -> None:
     # The status read in this transaction is what keeps a repeat harmless, so the key only has to
     # be a new one: an order may be approved, declined and approved again.
     moves = [
         Move(one, new_id("swp", at=now), "", one.amount_minor, status, one.reason)
-        for one in commissions
+        for status, moving in (
+            (CommissionStatus.APPROVED, due),
+            (CommissionStatus.PAYABLE, candidates),
+        )
+        for one in moving
     ]
     bookings.write(session, moves, actor=SYSTEM, now=now)
     session.flush()
+    return len(candidates)
 
 
 def _approve_counted(session: Session, due: Sequence[Commission], now: datetime) -> None:
@@ -211,19 +248,19 @@ def _approve_counted(session: Session, due: Sequence[Commission], now: datetime)
         _happen(session, commission, happening, _Cause(key, "approve", "", SYSTEM, {}), now=now)
 
 
-def _blank(fact: Fact, program: Program, version_id: str | None, now: datetime) -> Commission:
+def _blank(fact: Fact, terms: programs.Terms, version_id: str | None, now: datetime) -> Commission:
     return Commission(
         conversion_id=fact.order.id,
         id=new_id("cms", at=now),
         seq=fact.seq,
-        program_id=program.id,
+        program_id=fact.program_id,
         publisher_id=fact.order.publisher,
-        advertiser_id=program.advertiser_id,
-        currency=program.currency,
+        advertiser_id=terms.advertiser_id,
+        currency=terms.currency,
         plan_version_id=version_id,
         status="",
         occurred_at=fact.order.at,
-        lock_at=fact.order.at + timedelta(days=program.hold_days),
+        lock_at=fact.order.at + timedelta(days=terms.hold_days),
         updated_at=now,
     )
 
@@ -233,6 +270,7 @@ def _book_order(
     commission: Commission,
     fact: Fact,
     plan: Plan | None,
+    counters: Mapping[CounterKey, int | Fraction] | None,
     *,
     held: bool,
     now: datetime,
@@ -241,7 +279,6 @@ def _book_order(
     if held:
         happenings.append(Happening(fact.order.id, "hold", now))
     own = Story({fact.order.id: fact}, happenings, {}, {})
-    counters = _counters(session, commission, fact, plan, held=held)
     cause = _Cause(f"accrue:{fact.order.id}", "accrue", "", SYSTEM, {})
     if plan is not None and counters is not None:
         priced = price_order(plan, fact.order, counters)
@@ -254,16 +291,24 @@ def _book_order(
 
 
 def _counters(
-    session: Session, commission: Commission, fact: Fact, plan: Plan | None, *, held: bool
+    session: Session,
+    commission: Commission,
+    fact: Fact,
+    plan: Plan | None,
+    versions: Sequence[VersionFacts],
+    *,
+    held: bool,
 ) -> Mapping[CounterKey, int | Fraction] | None:
     """Where the order's counters stand, by SQL; None where only a replay can tell."""
     if plan is None or not replays.convertible(plan, fact.order):
         return None
-    if not _only_version_that_moves(session, fact, plan):
+    others = (plans.parsed(session, one.id) for one in versions)
+    if any(other is not plan and replays.restates(other) for other in others):
+        # Another version of the plan changes earlier orders when this one comes in.
         return None
     if replays.independent(plan):
         return {}
-    if held or needs_replay(plan, fact.order):
+    if held or (replays.restates(plan) and needs_replay(plan, fact.order)):
         return None
     counters: dict[CounterKey, int | Fraction] = {}
     for key in counter_keys(plan, fact.order):
@@ -272,12 +317,6 @@ def _counters(
             return None
         counters[key] = sum_
     return counters
-
-
-def _only_version_that_moves(session: Session, fact: Fact, plan: Plan) -> bool:
-    """Whether no other version of the plan restates orders when this one comes in."""
-    others = (plans.parsed(session, one.id) for one in plans.facts_of(session, fact.program_id))
-    return not any(other is not plan and replays.restates(other) for other in others)
 
 
 def _summed(session: Session, commission: Commission, plan: Plan, key: CounterKey) -> int | None:
@@ -291,15 +330,15 @@ def _summed(session: Session, commission: Commission, plan: Plan, key: CounterKe
     converted = plan.rates is not None or bool(plan.suppressed_coupons)
     if converted or not always or not (tiers.measure == "sales" or everything):
         return None
-    span = window_of(tiers.window, commission.occurred_at, tiers.zone)
-    base, units = col(Commission.base_minor), col(Commission.units)
-    query = sa.select(
-        sa.func.coalesce(sa.func.sum(base), 0),
-        sa.func.coalesce(sa.func.sum(units), 0),
-        sa.func.count().filter(sa.or_(base > 0, units > 0)),
-        sa.func.count().filter(col(Commission.plan_version_id) != commission.plan_version_id),
-    ).where(*replays.group(commission.program_id, commission.publisher_id, span))
-    base_minor, units_sum, count, foreign = session.execute(query).one()
+    start, end = window_of(tiers.window, commission.occurred_at, tiers.zone)
+    wanted = {
+        "program_id": commission.program_id,
+        "publisher_id": commission.publisher_id,
+        "plan_version_id": commission.plan_version_id,
+        "start": start or _BEGINNING,
+        "end": end or _END,
+    }
+    base_minor, units_sum, count, foreign = session.execute(_SUMS, wanted).one()
     if foreign:
         return None
     return int({"units": units_sum, "count": count}.get(tiers.measure, base_minor))
@@ -420,9 +459,7 @@ def _check_code(name: str, code: str | None) -> None:
 
 
 def _locked(session: Session, conversion_id: str) -> Commission | None:
-    program_id = session.exec(
-        select(Commission.program_id).where(Commission.conversion_id == conversion_id)
-    ).one_or_none()
+    program_id = session.execute(_PROGRAM, {"conversion_id": conversion_id}).scalar_one_or_none()
     if program_id is None:
         return None
     plans.lock_program(session, program_id)
@@ -430,7 +467,7 @@ def _locked(session: Session, conversion_id: str) -> Commission | None:
 
 
 def _commission(session: Session, conversion_id: str) -> Commission | None:
-    return next(iter(_commissions(session, [conversion_id])), None)
+    return session.execute(_COMMISSION, {"conversion_id": conversion_id}).scalar_one_or_none()
 
 
 def _commissions(session: Session, conversion_ids: Sequence[str]) -> list[Commission]:
@@ -448,7 +485,3 @@ def _commissions(session: Session, conversion_ids: Sequence[str]) -> list[Commis
 
 def _is_booked(session: Session, key: str) -> bool:
     return session.exec(select(Booking.seq).where(Booking.key == key)).first() is not None
-
-
-def _imported(session: Session, conversion_id: str) -> bool:
-    return session.exec(select(Conversion.imported).where(Conversion.id == conversion_id)).one()

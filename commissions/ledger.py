@@ -40,6 +40,12 @@ _KINDS = (
     ("expense:{}", "expense"),
 )
 
+# Asked for every order that comes in; built once, because building costs more than asking.
+_account = Account.metadata.tables["account"]
+_ACCOUNTS = sa.select(_account.c.path, _account.c.currency, _account.c.id).where(
+    _account.c.path.in_(sa.bindparam("paths", expanding=True))
+)
+
 Leg = tuple[str, str, str, int]
 """(debit path, credit path, currency, amount in minor units)."""
 
@@ -306,12 +312,8 @@ def _read_accounts(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tu
     paths = sorted({path for path, _ in keys})
     ids: dict[tuple[str, str], int] = {}
     for start in range(0, len(paths), _CHUNK):
-        found = session.execute(
-            sa.select(col(Account.path), col(Account.currency), col(Account.id)).where(
-                col(Account.path).in_(paths[start : start + _CHUNK])
-            )
-        )
-        ids |= {(path, currency): int(number or 0) for path, currency, number in found}
+        found = session.execute(_ACCOUNTS, {"paths": paths[start : start + _CHUNK]})
+        ids |= {(path, currency): number for path, currency, number in found}
     return ids
 
 

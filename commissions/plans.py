@@ -6,7 +6,7 @@ is published afterwards.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,10 +34,11 @@ COUNTRY_FIELDS = frozenset({"country", "country_click"})
 
 
 # Asked for every order that comes in; built once, because building costs more than asking.
+_version = PlanVersion.metadata.tables["plan_version"]
 _FACTS = (
-    sa.select(col(PlanVersion.id), col(PlanVersion.version), col(PlanVersion.effective_from))
-    .where(col(PlanVersion.program_id) == sa.bindparam("program_id"))
-    .order_by(col(PlanVersion.version))
+    sa.select(_version.c.id, _version.c.version, _version.c.effective_from)
+    .where(_version.c.program_id == sa.bindparam("program_id"))
+    .order_by(_version.c.version)
 )
 
 
@@ -132,7 +133,7 @@ def facts_of(session: Session, program_id: str) -> list[VersionFacts]:
     return [VersionFacts(*row) for row in session.execute(_FACTS, {"program_id": program_id})]
 
 
-def choose(found: list[VersionFacts], at: datetime) -> VersionFacts | None:
+def choose(found: Sequence[VersionFacts], at: datetime) -> VersionFacts | None:
     """As `version_at`, among versions at hand."""
     begun = [one for one in found if one.effective_from <= at]
     return max(begun, key=lambda one: (one.effective_from, one.version), default=None)

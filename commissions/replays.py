@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session
 
 from commissions import plans
 from commissions.choosing import prepare, rate_of
@@ -42,6 +42,71 @@ class NotAttributed(Unavailable):
     """The conversion has not been attributed yet, so nobody can be owed anything for it."""
 
     code = "not_attributed"
+
+
+# The statements of every order that comes in. Built once and without entities, because building
+# costs more than asking; those about many orders take their conditions with `where`.
+_TABLES = Booking.metadata.tables
+_attribution, _booking, _change, _click, _commission, _conversion, _item = (
+    _TABLES[str(model.__tablename__)]
+    for model in (
+        Attribution,
+        Booking,
+        ConversionChange,
+        Click,
+        Commission,
+        Conversion,
+        ConversionItem,
+    )
+)
+_ORDER = (
+    sa.select(
+        _conversion.c.id,
+        _conversion.c.seq,
+        _conversion.c.program_id,
+        _conversion.c.occurred_at,
+        _conversion.c.received_at,
+        _conversion.c.imported,
+        _conversion.c.currency,
+        _conversion.c.amount_minor,
+        _conversion.c.country,
+        _conversion.c.customer,
+        _conversion.c.coupon,
+        _conversion.c.reported_status,
+        _click.c.country.label("country_click"),
+    )
+    .outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
+    .outerjoin(_click, _click.c.id == _attribution.c.click_id)
+)
+_ITEMS = sa.select(_item).order_by(_item.c.conversion_id, _item.c.line)
+_INTAKE = _ORDER.add_columns(
+    _attribution.c.publisher_id, _attribution.c.conversion_id.is_not(None)
+).where(_conversion.c.id == sa.bindparam("conversion_id"))
+_INTAKE_ITEMS = _ITEMS.where(_item.c.conversion_id == sa.bindparam("conversion_id"))
+_BOOKED = _ORDER.add_columns(
+    _commission.c.publisher_id,
+    _commission.c.plan_version_id,
+    _commission.c.amount_minor,
+).join(_commission, _commission.c.conversion_id == _conversion.c.id)
+_BOOKED_ITEMS = _ITEMS.join(_commission, _commission.c.conversion_id == _item.c.conversion_id)
+_HAPPENED = (
+    sa.select(
+        _booking.c.conversion_id,
+        _booking.c.kind,
+        _booking.c.at,
+        _change.c.line,
+        _change.c.amount_minor,
+        _change.c.quantity,
+        _change.c.received_at,
+        _change.c.occurred_at,
+        _conversion.c.imported,
+    )
+    .join(_commission, _commission.c.conversion_id == _booking.c.conversion_id)
+    .join(_conversion, _conversion.c.id == _booking.c.conversion_id)
+    .outerjoin(_change, _change.c.id == _booking.c.key)
+    .where(_booking.c.kind.in_(EVENT_KINDS))
+    .order_by(_booking.c.seq)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +172,7 @@ def intake(session: Session, conversion_id: str) -> Fact:
         raise NotFound("no such conversion", kind="conversion")
     if not row[-1]:
         raise NotAttributed("the conversion has not been attributed yet")
-    items = session.execute(_ITEMS_OF_ONE, wanted).all()
+    items = session.execute(_INTAKE_ITEMS, wanted).all()
     return _fact(row, row[-2] or "", items)
 
 
@@ -115,24 +180,9 @@ def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
     story = Story()
     items: dict[str, list[Any]] = {}
-    joined = _items().join(
-        Commission, col(Commission.conversion_id) == col(ConversionItem.conversion_id)
-    )
-    for item in session.execute(joined.where(*where)):
+    for item in session.execute(_BOOKED_ITEMS.where(*where)):
         items.setdefault(item.conversion_id, []).append(item)
-    query = (
-        sa.select(
-            *_COLUMNS,
-            col(Commission.publisher_id),
-            col(Commission.plan_version_id),
-            col(Commission.amount_minor),
-        )
-        .join(Commission, col(Commission.conversion_id) == col(Conversion.id))
-        .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
-        .outerjoin(Click, col(Click.id) == col(Attribution.click_id))
-        .where(*where)
-    )
-    for row in session.execute(query):
+    for row in session.execute(_BOOKED.where(*where)):
         fact = _fact(row, row.publisher_id, items.get(row.id, ()))
         story.facts[row.id] = fact
         story.versions[row.id] = row.plan_version_id
@@ -252,15 +302,15 @@ def group(
     """The commissions evaluated together: of a program or one publisher of it, in a span."""
     start, end = span
     where = [
-        col(Commission.program_id) == program_id,
-        col(Commission.plan_version_id).is_not(None),
+        _commission.c.program_id == program_id,
+        _commission.c.plan_version_id.is_not(None),
     ]
     if publisher_id is not None:
-        where.append(col(Commission.publisher_id) == publisher_id)
+        where.append(_commission.c.publisher_id == publisher_id)
     if start is not None:
-        where.append(col(Commission.occurred_at) >= start)
+        where.append(_commission.c.occurred_at >= start)
     if end is not None:
-        where.append(col(Commission.occurred_at) < end)
+        where.append(_commission.c.occurred_at < end)
     return where
 
 
@@ -296,42 +346,6 @@ def _around(session: Session, plan: Plan, own: Story, fact: Fact, version_id: st
     return story
 
 
-_COLUMNS: tuple[Any, ...] = (
-    col(Conversion.id),
-    col(Conversion.seq),
-    col(Conversion.program_id),
-    col(Conversion.occurred_at),
-    col(Conversion.received_at),
-    col(Conversion.imported),
-    col(Conversion.currency),
-    col(Conversion.amount_minor),
-    col(Conversion.country),
-    col(Conversion.customer),
-    col(Conversion.coupon),
-    col(Conversion.reported_status),
-    col(Click.country).label("country_click"),
-)
-
-
-def _items() -> Any:
-    table = ConversionItem.metadata.tables["conversion_item"]
-    return sa.select(table).order_by(table.c.conversion_id, table.c.line)
-
-
-# Asked for every order that comes in; built once, because building costs more than asking.
-_INTAKE = (
-    sa.select(
-        *_COLUMNS,
-        col(Attribution.publisher_id),
-        col(Attribution.conversion_id).is_not(None),
-    )
-    .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
-    .outerjoin(Click, col(Click.id) == col(Attribution.click_id))
-    .where(col(Conversion.id) == sa.bindparam("conversion_id"))
-)
-_ITEMS_OF_ONE = _items().where(col(ConversionItem.conversion_id) == sa.bindparam("conversion_id"))
-
-
 def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
     lines = [
         Line(
@@ -360,25 +374,7 @@ def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
 
 
 def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:
-    query = (
-        sa.select(
-            col(Booking.conversion_id),
-            col(Booking.kind),
-            col(Booking.at),
-            col(ConversionChange.line),
-            col(ConversionChange.amount_minor),
-            col(ConversionChange.quantity),
-            col(ConversionChange.received_at),
-            col(ConversionChange.occurred_at),
-            col(Conversion.imported),
-        )
-        .join(Commission, col(Commission.conversion_id) == col(Booking.conversion_id))
-        .join(Conversion, col(Conversion.id) == col(Booking.conversion_id))
-        .outerjoin(ConversionChange, col(ConversionChange.id) == col(Booking.key))
-        .where(col(Booking.kind).in_(EVENT_KINDS), *where)
-        .order_by(col(Booking.seq))
-    )
-    for row in session.execute(query):
+    for row in session.execute(_HAPPENED.where(*where)):
         told_at = row.occurred_at if row.imported else row.received_at
         yield Happening(
             row.conversion_id,

@@ -7,17 +7,19 @@ a database; the key keeps outsiders from computing ids of orders they do not own
 
 import hashlib
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from kernel import clock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32, lower case
 _LENGTH = 26
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def new_id(prefix: str, *, at: datetime | None = None) -> str:
     """A fresh id such as `pub_01k...`; ids made later sort later, to the millisecond."""
-    milliseconds = int((at or clock.now()).timestamp() * 1000)
+    milliseconds = ((at or clock.now()) - _EPOCH) // _MILLISECOND
     return f"{prefix}_{_encode((milliseconds << 80) | secrets.randbits(80))}"
 
 

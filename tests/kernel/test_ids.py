@@ -33,6 +33,15 @@ def test_an_id_made_later_sorts_later_to_the_millisecond(since: int, pause: int)
     assert new_id("x", at=earlier) < new_id("x", at=earlier + timedelta(milliseconds=pause))
 
 
+def test_bug_a_float_put_an_id_into_the_millisecond_before() -> None:
+    # 2004-05-09T17:29:13.471Z times 1000 is a hair below a whole number as a float.
+    earlier = START + timedelta(milliseconds=137_438_953_471)
+
+    first, second = new_id("x", at=earlier), new_id("x", at=earlier + timedelta(milliseconds=1))
+
+    assert first < second
+
+
 @given(parts, parts)
 def test_equal_parts_give_the_equal_id_and_distinct_parts_a_distinct_one(
     one: list[str], other: list[str]
