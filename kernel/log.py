@@ -39,7 +39,7 @@ def configure(level: str = "INFO") -> None:
     root.setLevel(level)
     # The journal is the access log; a line a request would cost as much as the request.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    for name in ("alembic", "httpx", "uvicorn.error"):
+    for name in ("alembic", "celery.beat", "httpx", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns at every start that a broker made of files has no host name.
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)

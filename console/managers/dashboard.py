@@ -15,16 +15,23 @@ def show(visit: Visit) -> Response:
     """The overview of the whole network."""
     session, actor = visit.session, visit.actor
     found = panels.panels(session, actor, now=visit.now)
+    chosen = panels.choose(found, visit.query.get("currency", ""))
     lines = statements.newest(session, actor, filters=statements.Filters(), limit=NEWEST_SHOWN)
     return visit.page(
         "managers/dashboard.html",
         panels=found,
-        panel=panels.choose(found, visit.query.get("currency", "")),
+        panel=chosen,
         open_flags=flags.count_open(session, actor),
         lines=lines,
         programs=reads.programs_by_id(session, [line.conversion.program_id for line in lines]),
         publishers=reads.publisher_names(
             session, [line.attribution.publisher_id for line in lines if line.attribution]
         ),
-        top=reads.top_publishers(session, actor, since=panels.since(visit.now), limit=TOP_SHOWN),
+        top=[
+            one
+            for one in reads.top_publishers(
+                session, actor, since=panels.since(visit.now), limit=TOP_SHOWN
+            )
+            if chosen is not None and one.currency == chosen.currency
+        ],
     )
