@@ -29,12 +29,11 @@ from commissions.outcomes import (
 )
 from commissions.plans import VersionFacts
 from commissions.reasons import Reason
-from commissions.replays import Fact, Happening, Repriced, Story
+from commissions.replays import Fact, Happening, Repriced, Story, Terms
 from commissions.rules import CounterKey, Plan, Priced, counter_keys, needs_replay, price_order
 from commissions.tiers import window_of
 from kernel.errors import invalid
 from kernel.ids import new_id
-from network import programs
 from tracker.models import Conversion, ConversionChange
 
 SYSTEM = "system"
@@ -104,11 +103,10 @@ def accrue(
     conversion, NotAttributed for one that was not attributed.
     """
     _check_code("hold_reason", hold_reason)
-    fact = replays.intake(session, conversion_id)
+    fact, terms = replays.intake(session, conversion_id)
     plans.lock_program(session, fact.program_id)
-    found = _commission(session, conversion_id)
-    if found is not None:
-        return found
+    if _program_of(session, conversion_id) is not None:
+        return _commission(session, conversion_id)
     versions = plans.facts_of(session, fact.program_id)
     version = plans.choose(versions, fact.order.at)
     plan = plans.parsed(session, version.id) if version else None
@@ -116,7 +114,6 @@ def accrue(
     if not payee:
         return None
     fact = replace(fact, order=replace(fact.order, publisher=payee))
-    terms = programs.terms(session, fact.program_id)
     commission = _blank(fact, terms, version.id if version else None, now)
     held = hold_reason is not None
     counters = _counters(session, commission, fact, plan, versions, held=held)
@@ -235,20 +232,24 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
 
 def _approve_counted(session: Session, due: Sequence[Commission], now: datetime) -> None:
     """Where tiers count approved orders only, reaching the lock date is an event of its own."""
-    for commission in due:
-        pinned = commission.plan_version_id
-        if pinned is None or not any(
+    counting = {
+        program_id
+        for program_id in {one.program_id for one in due if one.plan_version_id is not None}
+        if any(
             rule.tiers and rule.tiers.counts == "approved"
-            for one in plans.facts_of(session, commission.program_id)
-            for rule in plans.parsed(session, one.id).base_rules
-        ):
+            for version in plans.facts_of(session, program_id)
+            for rule in plans.parsed(session, version.id).base_rules
+        )
+    }
+    for commission in due:
+        if commission.plan_version_id is None or commission.program_id not in counting:
             continue
         key = f"lock:{commission.conversion_id}:{new_id('swp', at=now)}"
         happening = Happening(commission.conversion_id, "approve", now)
         _happen(session, commission, happening, _Cause(key, "approve", "", SYSTEM, {}), now=now)
 
 
-def _blank(fact: Fact, terms: programs.Terms, version_id: str | None, now: datetime) -> Commission:
+def _blank(fact: Fact, terms: Terms, version_id: str | None, now: datetime) -> Commission:
     return Commission(
         conversion_id=fact.order.id,
         id=new_id("cms", at=now),
@@ -459,11 +460,16 @@ def _check_code(name: str, code: str | None) -> None:
 
 
 def _locked(session: Session, conversion_id: str) -> Commission | None:
-    program_id = session.execute(_PROGRAM, {"conversion_id": conversion_id}).scalar_one_or_none()
+    program_id = _program_of(session, conversion_id)
     if program_id is None:
         return None
     plans.lock_program(session, program_id)
     return _commission(session, conversion_id)
+
+
+def _program_of(session: Session, conversion_id: str) -> str | None:
+    """The program of a commission; None when there is no commission."""
+    return session.execute(_PROGRAM, {"conversion_id": conversion_id}).scalar_one_or_none()
 
 
 def _commission(session: Session, conversion_id: str) -> Commission | None:

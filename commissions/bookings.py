@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import make_transient_to_detached
+from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session
 
 from commissions import ledger
@@ -23,6 +25,8 @@ _ACCOUNTS: dict[str, str] = {
 }
 
 
+# Built once and without entities: these run for every order that comes in.
+_OPEN = sa.insert(Commission.metadata.tables["commission"])
 _BOOK = sa.insert(Booking.metadata.tables["booking"])
 _STEP = sa.insert(CommissionStep.metadata.tables["commission_step"])
 
@@ -46,6 +50,7 @@ class Move:
 
 def write(session: Session, moves: Sequence[Move], *, actor: str, now: datetime) -> None:
     """Book the moves and change their commissions. An empty status is one not booked before."""
+    opened: list[Commission] = []
     bookings: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     entries: list[ledger.Entry] = []
@@ -56,28 +61,36 @@ def write(session: Session, moves: Sequence[Move], *, actor: str, now: datetime)
             bookings.append(_booking(move, delta_minor, now))
         legs = _legs(move, delta_minor)
         if legs:
-            entries.append(
-                ledger.Entry(
-                    key=f"commission:{move.key}",
-                    kind=move.kind or move.status,
-                    correlation=commission.conversion_id,
-                    effective_at=now,
-                    postings=tuple(legs),
-                    reason=move.reason,
-                )
-            )
+            entries.append(_entry(move, legs, now))
         if commission.status != move.status:
             steps.append(_step(move, actor, now))
+        if commission.status == "":
+            opened.append(commission)
         commission.amount_minor = move.total_minor
         commission.status = move.status
         commission.reason = move.reason
         commission.updated_at = now
-        session.add(commission)
-    for statement, rows in ((_BOOK, bookings), (_STEP, steps)):
-        if rows:
-            session.execute(statement, rows)
-    if entries:
-        ledger.post_many(session, entries, actor=actor, now=now)
+    _open(session, opened)
+    _insert(session, _BOOK, bookings)
+    _insert(session, _STEP, steps)
+    ledger.post_many(session, entries, actor=actor, now=now)
+
+
+def _open(session: Session, commissions: Sequence[Commission]) -> None:
+    """Insert commissions and make them the session's own, as if it had loaded them."""
+    _insert(session, _OPEN, [one.model_dump() for one in commissions])
+    for one in commissions:
+        make_transient_to_detached(one)
+        # What a savepoint took back may still be held by somebody; this one takes its place.
+        earlier = session.identity_map.get(identity_key(instance=one))
+        if earlier is not None:
+            session.expunge(earlier)
+        session.add(one)
+
+
+def _insert(session: Session, statement: sa.Insert, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(statement, rows)
 
 
 def account_of(publisher_id: str, status: str) -> str | None:
@@ -108,6 +121,17 @@ def _step(move: Move, actor: str, now: datetime) -> dict[str, Any]:
         "actor": actor,
         "at": now,
     }
+
+
+def _entry(move: Move, legs: Sequence[ledger.Leg], now: datetime) -> ledger.Entry:
+    return ledger.Entry(
+        key=f"commission:{move.key}",
+        kind=move.kind or move.status,
+        correlation=move.commission.conversion_id,
+        effective_at=now,
+        postings=tuple(legs),
+        reason=move.reason,
+    )
 
 
 def _legs(move: Move, delta_minor: int) -> list[ledger.Leg]:

@@ -33,6 +33,7 @@ from commissions.rules import (
 )
 from kernel.errors import NotFound, Unavailable
 from kernel.money import allocate, round_fraction
+from network.models import Program
 from tracker.models import Attribution, Click, Conversion, ConversionChange, ConversionItem
 
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
@@ -47,7 +48,7 @@ class NotAttributed(Unavailable):
 # The statements of every order that comes in. Built once and without entities, because building
 # costs more than asking; those about many orders take their conditions with `where`.
 _TABLES = Booking.metadata.tables
-_attribution, _booking, _change, _click, _commission, _conversion, _item = (
+_attribution, _booking, _change, _click, _commission, _conversion, _item, _program = (
     _TABLES[str(model.__tablename__)]
     for model in (
         Attribution,
@@ -57,6 +58,7 @@ _attribution, _booking, _change, _click, _commission, _conversion, _item = (
         Commission,
         Conversion,
         ConversionItem,
+        Program,
     )
 )
 _ORDER = (
@@ -68,7 +70,7 @@ _ORDER = (
         _conversion.c.received_at,
         _conversion.c.imported,
         _conversion.c.currency,
-        _conversion.c.amount_minor,
+        _conversion.c.amount_minor.label("order_minor"),
         _conversion.c.country,
         _conversion.c.customer,
         _conversion.c.coupon,
@@ -79,10 +81,25 @@ _ORDER = (
     .outerjoin(_click, _click.c.id == _attribution.c.click_id)
 )
 _ITEMS = sa.select(_item).order_by(_item.c.conversion_id, _item.c.line)
-_INTAKE = _ORDER.add_columns(
-    _attribution.c.publisher_id, _attribution.c.conversion_id.is_not(None)
-).where(_conversion.c.id == sa.bindparam("conversion_id"))
-_INTAKE_ITEMS = _ITEMS.where(_item.c.conversion_id == sa.bindparam("conversion_id"))
+# A row for each item, one row for an order without any.
+_INTAKE = (
+    _ORDER.add_columns(
+        _attribution.c.conversion_id.label("attributed_id"),
+        _attribution.c.publisher_id,
+        _program.c.advertiser_id,
+        _program.c.currency.label("program_currency"),
+        _program.c.hold_days,
+        _item.c.line,
+        _item.c.sku,
+        _item.c.category,
+        _item.c.quantity,
+        _item.c.amount_minor,
+    )
+    .join(_program, _program.c.id == _conversion.c.program_id)
+    .outerjoin(_item, _item.c.conversion_id == _conversion.c.id)
+    .where(_conversion.c.id == sa.bindparam("conversion_id"))
+    .order_by(_item.c.line)
+)
 _BOOKED = _ORDER.add_columns(
     _commission.c.publisher_id,
     _commission.c.plan_version_id,
@@ -132,6 +149,15 @@ class Fact:
     reported_status: str
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Who pays for a program's orders, in which currency, and how many days they wait."""
+
+    advertiser_id: str
+    currency: str
+    hold_days: int
+
+
 @dataclass(slots=True)
 class Story:
     """Orders with what happened to them, in booking order.
@@ -160,20 +186,20 @@ class Repriced:
     others: Mapping[str, Priced]
 
 
-def intake(session: Session, conversion_id: str) -> Fact:
-    """The order of a conversion, before anything is booked for it.
+def intake(session: Session, conversion_id: str) -> tuple[Fact, Terms]:
+    """The order of a conversion, before anything is booked for it, and its program's terms.
 
     Its publisher is the attributed one, empty when there is none. NotFound for an unknown
     conversion, NotAttributed for one too fresh.
     """
-    wanted = {"conversion_id": conversion_id}
-    row = session.execute(_INTAKE, wanted).one_or_none()
-    if row is None:
+    rows = session.execute(_INTAKE, {"conversion_id": conversion_id}).all()
+    if not rows:
         raise NotFound("no such conversion", kind="conversion")
-    if not row[-1]:
+    first = rows[0]
+    if first.attributed_id is None:
         raise NotAttributed("the conversion has not been attributed yet")
-    items = session.execute(_INTAKE_ITEMS, wanted).all()
-    return _fact(row, row[-2] or "", items)
+    fact = _fact(first, first.publisher_id or "", [row for row in rows if row.line is not None])
+    return fact, Terms(first.advertiser_id, first.program_currency, first.hold_days)
 
 
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
@@ -355,7 +381,7 @@ def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
             sku=item.sku or None,
         )
         for item in items
-    ] or [Line(row.amount_minor)]
+    ] or [Line(row.order_minor)]
     countries = {"country": row.country, "country_click": row.country_click}
     order = Order(
         id=row.id,

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -17,20 +16,7 @@ from kernel.money import MoneyError, exponent_of
 from network.models import Advertiser, Program, ProgramStatus, RoutingVersion
 
 _CODE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-# Asked for every order that comes in; built once, because building costs more than asking.
-_program = Program.metadata.tables["program"]
-_TERMS = sa.select(_program.c.advertiser_id, _program.c.currency, _program.c.hold_days).where(
-    _program.c.id == sa.bindparam("program_id")
-)
 _URL = re.compile(r"https?://[^\s\\\x00-\x20\x7f-\x9f]+", re.IGNORECASE)
-
-
-class Terms(NamedTuple):
-    """Who pays for a program's orders, in which currency, and for how many days they wait."""
-
-    advertiser_id: str
-    currency: str
-    hold_days: int
 
 
 class CodeTaken(Conflict):
@@ -113,14 +99,6 @@ def get(session: Session, program_id: str) -> Program:
     if program is None:
         raise NotFound("no such program", kind="program")
     return program
-
-
-def terms(session: Session, program_id: str) -> Terms:
-    """The terms of the program; NotFound when there is none."""
-    row = session.execute(_TERMS, {"program_id": program_id}).one_or_none()
-    if row is None:
-        raise NotFound("no such program", kind="program")
-    return Terms(*row)
 
 
 def find(session: Session, code_or_id: str) -> Program:

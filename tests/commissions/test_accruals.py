@@ -87,6 +87,24 @@ def test_a_sale_is_booked_once_with_ledger_step_and_explanation(engine: Engine) 
         assert list(check(session)) == []
 
 
+def test_a_booking_that_a_savepoint_took_back_can_be_made_again(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        program, who = _setting(session)
+        sale = make.conversion(session, program, who)
+        savepoint = session.begin_nested()
+        taken_back = _accrue(session, sale)
+        savepoint.rollback()
+        assert _amounts(session) == []
+
+        again = _accrue(session, sale)
+
+        assert again.id != taken_back.id
+        assert _amounts(session) == [1000]
+        session.refresh(again)
+        assert (again.amount_minor, again.status) == (1000, "pending")
+        assert list(check(session)) == []
+
+
 def test_items_are_priced_line_by_line(sqlite_engine: Engine) -> None:
     with unit_of_work(sqlite_engine) as session:
         program, who = _setting(
