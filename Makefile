@@ -25,7 +25,7 @@ run: $(VENV)/.run-ready ## Set everything up, load the demo network once, serve 
 	@TALLYSTICK_PORT=$(PORT) exec $(BIN)/tallystick serve --demo
 
 test: $(VENV)/.test-ready ## Run the whole test suite
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(VENV)/.test-ready ## Format, lint, types, import contracts, dependencies
 	$(BIN)/ruff format --check .

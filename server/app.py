@@ -8,7 +8,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import console.app
@@ -122,8 +122,15 @@ async def _not_found(request: Request, _error: Exception) -> Response:
     return problems.respond(NotFound("nothing is at this address"), request)
 
 
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    headers: Mapping[str, str] = getattr(error, "headers", None) or {}
+async def _wrong_method(request: Request, _error: Exception) -> Response:
+    # Starlette names the methods of the first route of this path; every endpoint has its own.
+    allowed = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    headers = {"Allow": ", ".join(sorted(allowed))}
     return _problem(request, 405, "method_not_allowed", "This address has other methods", headers)
 
 

@@ -21,6 +21,7 @@ from tracker.node import JOURNAL_FOLDER
 
 _log = log.get(__name__)
 _RING_SECONDS = 0.3
+_LAST_RING_SECONDS = 1.0
 _TROUBLE_PAUSE_SECONDS = 2.0
 _DRAIN_SECONDS = 10
 
@@ -62,20 +63,41 @@ def ship(settings: Settings) -> None:
         geo=GeoResolver(settings.geoip_dir),
         settings=settings,
     )
-    rung_at = 0.0
-    owed = False
+    bell = _Bell(worker.ring)
     while True:
         last = stopping.is_set()
         moved = _ship_patiently(ship_all, stopping)
-        owed = owed or moved.records > 0
-        if owed and (last or time.monotonic() - rung_at > _RING_SECONDS):
-            worker.ring()
-            rung_at, owed = time.monotonic(), False
+        bell.touch(owed=moved.records > 0, now=last)
         if last and not moved:
             break
         if not moved:
             stopping.wait(settings.ship_idle_milliseconds / 1000)
+    bell.wait()
     engine.dispose()
+
+
+class _Bell:
+    """Rings in a thread of its own: a broker that is away keeps a caller for seconds."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._ringing = threading.Thread()
+        self._rung_at = 0.0
+        self._owed = False
+
+    def touch(self, *, owed: bool, now: bool) -> None:
+        """Ring if something came since the last time, not too often and never twice at once."""
+        self._owed = self._owed or owed
+        due = now or time.monotonic() - self._rung_at > _RING_SECONDS
+        if self._owed and due and not self._ringing.is_alive():
+            self._ringing = threading.Thread(target=self._ring, name="bell", daemon=True)
+            self._ringing.start()
+            self._rung_at, self._owed = time.monotonic(), False
+
+    def wait(self) -> None:
+        """Let the last ring be heard, if it is soon."""
+        if self._ringing.ident is not None:
+            self._ringing.join(timeout=_LAST_RING_SECONDS)
 
 
 def _ship_patiently(

@@ -78,7 +78,9 @@ def serve(*, only: str, no_worker: bool, with_demo: bool) -> None:
     except processes.PortTaken as error:
         _fail(str(error))
     configured = configured.model_copy(update={"port": supervisor.port})
-    migrate.upgrade(configured.database)
+    if only != "tracker":
+        # A tracker starts without its database, from the routing table it saved.
+        migrate.upgrade(configured.database)
     loaded = demo.load(configured) if with_demo else None
     threading.Thread(target=_announce, args=(configured, loaded), daemon=True).start()
     supervisor.run()
@@ -374,4 +376,6 @@ def _who() -> str:
 
 def main() -> None:
     """The entry point of both spellings."""
+    # What we write holds logins, money and people's orders: for its owner's eyes only.
+    os.umask(0o077)
     cli(prog_name="tallystick")

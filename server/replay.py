@@ -191,7 +191,7 @@ class Player:
             elif result["status"] == "duplicate":
                 self.outcome.orders_known += 1
             else:
-                self._refuse(str(row["order_id"]), result)
+                self._refuse(str(row["order_id"]), result["problem"])
 
     def _refund(self, refund: Refund) -> None:
         answer = self._post(
@@ -228,7 +228,8 @@ class Player:
         clicked = []
         for batch in _tracked("clicks", orders, 1, self._progress):
             order = batch[0]
-            response = self._client.get(
+            response = self._send(
+                "GET",
                 f"/c/{self._access.program}/{self._publisher(order)}",
                 params={"s1": "replay", "s2": order.order_id},
                 headers=_shopper(order),
@@ -244,7 +245,8 @@ class Player:
         self.outcome.live_known = known
         for batch in _tracked("postbacks", clicked, 1, self._progress):
             order, click_id = batch[0]
-            response = self._client.post(
+            response = self._send(
+                "POST",
                 "/postback",
                 json={
                     **order_document(order),
@@ -279,7 +281,7 @@ class Player:
     def _get(self, path: str, parameters: dict[str, str]) -> dict[str, Any]:
         return self._checked(
             self._patiently(
-                lambda: self._client.get(path, params=parameters, headers=self._authorised())
+                lambda: self._send("GET", path, params=parameters, headers=self._authorised())
             )
         )
 
@@ -287,11 +289,17 @@ class Player:
         self, path: str, document: dict[str, Any], *, refusals_allowed: bool = False
     ) -> dict[str, Any]:
         response = self._patiently(
-            lambda: self._client.post(path, json=document, headers=self._authorised())
+            lambda: self._send("POST", path, json=document, headers=self._authorised())
         )
         if refusals_allowed and response.status_code in {404, 409, 422}:
             return dict(response.json())
         return self._checked(response)
+
+    def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **parts)
+        except httpx.HTTPError as error:
+            raise ReplayError(f"{method} {path} was not answered: {error}") from error
 
     def _patiently(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         response = send()
@@ -302,7 +310,8 @@ class Player:
 
     def _authorised(self) -> dict[str, str]:
         if clock.now() >= self._token_until:
-            response = self._client.post(
+            response = self._send(
+                "POST",
                 "/oauth/token",
                 data={"grant_type": "client_credentials"},
                 auth=(self._access.manager_id, self._access.manager_secret),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.beat import Service
 from celery.exceptions import SecurityWarning
 
 from kernel import clock, keys, log, settings
@@ -23,6 +24,8 @@ from server import chores, pipeline
 _log = log.get(__name__)
 _CONFIGURED = settings.load()
 _PROCESSED_MESSAGES_KEPT_SECONDS = 600
+# Beat sleeps no longer than this, so that it hears quickly that it should stop.
+_BEAT_SECONDS_MAX = 1
 
 
 def _folder_transport(root: Path) -> dict[str, Any]:
@@ -63,7 +66,10 @@ app.conf.update(
     worker_send_task_events=False,
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
-    beat_schedule_filename=str(_CONFIGURED.data_dir / "beat-schedule"),
+    worker_redirect_stdouts=False,
+    # In memory: every task here is due again within seconds of a start, and a file of past runs
+    # is one more thing that a crash can break.
+    beat_scheduler="celery.beat:Scheduler",
     beat_schedule={
         "drain": {"task": "tallystick.drain", "schedule": 2.0, "options": {"expires": 2}},
         "sweep": {"task": "tallystick.sweep", "schedule": 15.0, "options": {"expires": 15}},
@@ -143,9 +149,18 @@ def run(*, with_beat: bool) -> None:
         "--without-mingle",
         "--without-heartbeat",
     ]
+    # A thread of ours, not `--beat`: that forks a process which a killed worker leaves behind,
+    # ringing for ever beside the beat of the next worker.
+    beat = Service(app, max_interval=_BEAT_SECONDS_MAX, scheduler_cls=app.conf.beat_scheduler)
+    ticking = threading.Thread(target=beat.start, name="beat", daemon=True)
     if with_beat:
-        arguments.append("--beat")
-    app.worker_main(arguments)
+        ticking.start()
+    try:
+        app.worker_main(arguments)
+    finally:
+        beat.stop()
+        if with_beat:
+            ticking.join(timeout=2 * _BEAT_SECONDS_MAX)
 
 
 def _prune(folder: Path) -> None:

@@ -19,6 +19,7 @@ import httpx
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60
 STOP_SECONDS = 40
+COMMAND_SECONDS = 120
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0"
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 _BANNER_END = "Ctrl-C stops everything."
@@ -31,9 +32,7 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     return os.environ | {f"TALLYSTICK_{name.upper()}": text for name, text in given.items()}
 
 
-def command(
-    data_dir: Path, *arguments: str, timeout: float = 120, **settings: str
-) -> subprocess.CompletedProcess[str]:
+def command(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run `tallystick ...` to its end."""
     return subprocess.run(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "server", *arguments],
@@ -41,7 +40,7 @@ def command(
         env=environment(data_dir, **settings),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 
@@ -67,6 +66,7 @@ class House:
         self._settings = settings
         self._process: subprocess.Popen[str] | None = None
         self._said: list[str] = []
+        self._listener = threading.Thread()
         self.base_url = ""
 
     def start(self) -> "House":
@@ -81,7 +81,8 @@ class House:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
         if self._arguments[0] == "serve":
             eventually(self._has_said_where, seconds=READY_SECONDS)
             (where,) = re.findall(r"serves on (\S+)", self.said)
@@ -90,8 +91,9 @@ class House:
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self._said.append(line)
+        with process.stdout:
+            for line in process.stdout:
+                self._said.append(line)
 
     def _has_said_where(self) -> bool:
         assert self._process is not None
@@ -128,8 +130,8 @@ class House:
                 continue
         if self._process is not None:
             self._process.wait(timeout=STOP_SECONDS)
-            assert self._process.stdout is not None
-            eventually(lambda: not self.processes(), seconds=5)
+            # It ends when the last process that holds the output has ended.
+            self._listener.join(timeout=STOP_SECONDS)
 
     def processes(self) -> dict[int, str]:
         """Every living process that was started for this folder: pid and role.
