@@ -7,10 +7,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 base, demo_file, run = sys.argv[1:]
-with open(demo_file) as file:
-    demo = json.load(file)
+demo = json.loads(Path(demo_file).read_text())
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -22,6 +22,7 @@ opener = urllib.request.build_opener(_NoRedirect)
 
 
 def ask(path, data=None, headers=None):
+    """(status, headers, body) of one request; a refusal is an answer too."""
     request = urllib.request.Request(base + path, data=data, headers=headers or {})
     try:
         with opener.open(request, timeout=20) as answer:
@@ -31,6 +32,7 @@ def ask(path, data=None, headers=None):
 
 
 def token():
+    """The header that makes us a manager."""
     manager = demo["manager"]
     pair = f"{manager['client_id']}:{manager['client_secret']}".encode()
     status, _, body = ask(
@@ -43,6 +45,7 @@ def token():
 
 
 def find(order_id, headers):
+    """The order's rows, once its commission is booked."""
     query = urllib.parse.urlencode({"order_id": order_id})
     for _ in range(100):
         status, _, body = ask(f"/v1/conversions?{query}", headers=headers)
