@@ -177,12 +177,17 @@ def demo_load() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The server's demo.json; by default the one in the data folder.",
 )
-def demo_replay(file: Path, base_url: str, access: Path | None) -> None:
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write every row that was not sent as it stands to this CSV file.",
+)
+def demo_replay(file: Path, base_url: str, access: Path | None, report: Path | None) -> None:
     """Play a shop's order file through a running server, then reconcile and audit."""
     from server import replaying  # noqa: PLC0415
 
     configured = _settings()
-    sys.exit(replaying.run(configured, file, base_url=base_url, access=access))
+    sys.exit(replaying.run(configured, file, base_url=base_url, access=access, report=report))
 
 
 @cli.command()

@@ -70,12 +70,17 @@ class Reporter:
             self._console.print(f"{what}: {done} of {total}", highlight=False)
 
 
-def run(configured: Settings, file: Path, *, base_url: str, access: Path | None) -> int:
+def run(
+    configured: Settings, file: Path, *, base_url: str, access: Path | None, report: Path | None
+) -> int:
     """Replay, reconcile, audit; 0 when every difference is explained and the audit passes."""
     console = Console(soft_wrap=not sys.stdout.isatty())
     with file.open(newline="", encoding="utf-8") as opened:
         book = read(csv.DictReader(opened))
     _say_what_was_read(console, book)
+    if report is not None:
+        _write_remarks(report, book)
+        console.print(f"  every one of these rows stands in {report}")
     player: replay.Player | None = None
     try:
         credentials = replay.read_access(access or configured.data_dir / "demo.json")
@@ -115,6 +120,15 @@ def _say_what_was_read(console: Console, book: Book) -> None:
         )
     odd = [f"{name} = {code}" for name, code in reconcile.mapping_table() if name in _ODD_NAMES]
     console.print("  countries read as: " + "; ".join(odd))
+
+
+def _write_remarks(path: Path, book: Book) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "code", "country", "amount", "currency"])
+        for remark in sorted(book.remarks, key=lambda one: one.row):
+            amount = format_amount(remark.amount_minor, CURRENCY)
+            writer.writerow([remark.row, remark.code, remark.country_name, amount, CURRENCY])
 
 
 _ODD_NAMES = frozenset({"EIRE", "RSA", "Channel Islands", "European Community", "Unspecified"})

@@ -75,8 +75,10 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
-def replay(house: House, file: Path) -> "CompletedProcess[str]":
-    return command(house.data_dir, "demo", "replay", str(file), "--base-url", house.base_url)
+def replay(house: House, file: Path, *options: str) -> "CompletedProcess[str]":
+    return command(
+        house.data_dir, "demo", "replay", str(file), "--base-url", house.base_url, *options
+    )
 
 
 def reconciled(text: str) -> dict[str, list[str]]:
@@ -95,9 +97,19 @@ def test_a_replay_agrees_with_the_file_to_the_penny_and_repeats_harmlessly(
     rows, expected = book(600_000)
     file = write(tmp_path / "orders.csv", rows)
 
-    first = replay(house, file)
+    report = tmp_path / "remarks.csv"
+    first = replay(house, file, "--report", str(report))
 
     assert first.returncode == 0, first.stdout + first.stderr
+    with report.open(newline="") as opened:
+        remarked = [row["code"] for row in csv.DictReader(opened)]
+    assert sorted(remarked) == [
+        "cancels_more_than_was_sold",
+        "cancels_nothing_in_this_file",
+        "cancels_nothing_in_this_file",
+        "no_customer",
+        "price_not_above_zero",
+    ]
     assert "21 orders with 41 lines, 2 cancelled lines matched to their sale" in first.stdout
     for remark in (
         "2 lines cancels_nothing_in_this_file (-13.34 GBP)",
