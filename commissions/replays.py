@@ -31,18 +31,13 @@ from commissions.rules import (
     evaluate,
     replay_span,
 )
-from kernel.errors import NotFound, Unavailable
+from kernel.errors import NotFound
 from kernel.money import allocate, round_fraction
 from network.models import Program
+from tracker.attribution import NotAttributed
 from tracker.models import Attribution, Click, Conversion, ConversionChange, ConversionItem
 
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
-
-
-class NotAttributed(Unavailable):
-    """The conversion has not been attributed yet, so nobody can be owed anything for it."""
-
-    code = "not_attributed"
 
 
 # The statements of every order that comes in. Built once and without entities, because building

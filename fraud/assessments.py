@@ -14,22 +14,17 @@ from fraud import rules
 from fraud.evidence import Evidence
 from fraud.models import Assessment, Flag
 from fraud.rules import Action
-from kernel.errors import NotFound, Unavailable
+from kernel.errors import NotFound
 from kernel.ids import new_id
 from network.models import Program
 from tracker.agents import AgentClass
+from tracker.attribution import NotAttributed
 from tracker.models import Attribution, Click, Conversion
 
 HELD_ACTIONS = frozenset((Action.HOLD, Action.REJECT))
 _HOUR = timedelta(hours=1)
 # Counted no further: one visitor's flood must not make each of its orders slow to judge.
 _VISITOR_CLICKS_COUNTED_MAX = 1_000
-
-
-class NotAttributed(Unavailable):
-    """Who brought the conversion is not decided yet, so there is nobody's click to judge."""
-
-    code = "not_attributed"
 
 
 class _Facts(NamedTuple):

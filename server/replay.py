@@ -120,9 +120,10 @@ class Player:
         started = time.monotonic()
         live = pick_live(book.orders)
         present = self._live_orders_present()
-        clicked = self._click_in_public([order for order in live if order.order_id not in present])
+        fresh = [order for order in live if order.order_id not in present]
+        clicked = self._click_in_public(fresh)
         self._import_history(book)
-        self._report_in_public(clicked, known=len(present))
+        self._report_in_public(clicked, known=len(live) - len(fresh))
         self._wait_until_booked()
         self.outcome.seconds = time.monotonic() - started
         return self.outcome

@@ -6,12 +6,19 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from kernel.errors import NotFound
+from kernel.errors import NotFound, Unavailable
 from network.models import Membership, MembershipStatus, Program, Publisher
 from tracker.click_ids import ClickIdError, ClickIdSigner
 from tracker.models import Attribution, Click, Conversion
 from tracker.rules import AttributionReason, Candidate
 from tracker.rules import attribute as choose
+
+
+class NotAttributed(Unavailable):
+    """Who brought the conversion is not decided yet: nothing that builds on it can be either."""
+
+    code = "not_attributed"
+
 
 SOURCE_CLICK = "click"
 SOURCE_NONE = "none"

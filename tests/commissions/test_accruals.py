@@ -12,12 +12,12 @@ from commissions import accruals, ledger, payouts
 from commissions.checks import check
 from commissions.models import Booking, Commission, CommissionStep, Transaction
 from commissions.reasons import Reason
-from commissions.replays import NotAttributed
 from kernel.database import unit_of_work
 from kernel.errors import InvalidInput, NotFound
 from network.models import Program, Publisher
 from tests import make
 from tests.make import NOW
+from tracker.attribution import NotAttributed
 from tracker.models import Attribution, ChangeKind, Conversion
 
 LATER = NOW + timedelta(days=2)

@@ -7,11 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, select
 
-from fraud.assessments import NotAttributed, assess
+from fraud.assessments import assess
 from fraud.checks import check
 from fraud.models import Assessment, Flag
 from kernel.database import unit_of_work
 from kernel.errors import NotFound
+from tracker.attribution import NotAttributed
 
 Make = Callable[[Session], Any]
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
