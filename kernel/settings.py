@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         description="Longest transaction of the pipeline, so that SQLite's writer is shared.",
     )
     outbox_lease_seconds: int = Field(
-        60, ge=5, description="A lane whose worker died is taken over after this time."
+        15, ge=5, description="A lane whose worker died is taken over after this time."
     )
 
     token_seconds: int = Field(900, ge=60, le=3600, description="Life of an access token.")
