@@ -21,7 +21,7 @@ from starlette.routing import Route
 from console import forms, rendering, sessions, words
 from kernel import clock, http, i18n, log, problems
 from kernel.database import reading, unit_of_work
-from kernel.errors import AppError, Forbidden, Unauthenticated, Unavailable
+from kernel.errors import AppError, Forbidden, NotFound, Unauthenticated, Unavailable
 from network.access import Actor
 from network.models import Role
 
@@ -208,6 +208,20 @@ def error_page(visit: Visit, error: AppError) -> Response:
     if problems.status_of(type(error)) == problems.status_of(Unavailable):
         response.headers["Retry-After"] = "5"
     return response
+
+
+def not_found(request: Request) -> Response:
+    """The page for an address at which nothing is; the same for everyone, signed in or not."""
+    visit = Visit(
+        request=request,
+        context=http.context(request),
+        signed_in=None,
+        language=language_of(request),
+        now=clock.now(),
+        path={},
+        query={},
+    )
+    return error_page(visit, NotFound("nothing is at this address"))
 
 
 def _to_sign_in(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import console.app
+import console.pages
 import partner_api.app
 from kernel import http, log, problems, ratelimit
 from kernel.database import connect
@@ -26,6 +27,7 @@ from tracker.node import open_node
 _log = log.get(__name__)
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 CLICK_PREFIX = "/c/"
+_PROGRAMS_ADDRESSES = ("/v1/", "/oauth/", "/.well-known/", "/postback", "/pixel.gif")
 
 
 def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
@@ -58,7 +60,7 @@ def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
     app = Starlette(
         routes=_routes(only_tracker=only_tracker),
         lifespan=lifespan,
-        exception_handlers=_EXCEPTION_HANDLERS,
+        exception_handlers=_EXCEPTION_HANDLERS if only_tracker else _WITH_PAGES,
     )
     app.state.context = context
     app.state.backlog = partial(backlog.status, data_dir=settings.data_dir)
@@ -122,6 +124,14 @@ async def _not_found(request: Request, _error: Exception) -> Response:
     return problems.respond(NotFound("nothing is at this address"), request)
 
 
+async def _not_found_page(request: Request, error: Exception) -> Response:
+    # A person gets a page, a program the problem document; programs' addresses are never pages.
+    wants_page = "text/html" in request.headers.get("accept", "")
+    if wants_page and not request.url.path.startswith(_PROGRAMS_ADDRESSES):
+        return console.pages.not_found(request)
+    return await _not_found(request, error)
+
+
 async def _wrong_method(request: Request, _error: Exception) -> Response:
     # Starlette names the methods of the first route of this path; every endpoint has its own.
     allowed = {
@@ -162,3 +172,4 @@ _EXCEPTION_HANDLERS: Mapping[Any, Any] = {
     405: _wrong_method,
     Exception: _unexpected,
 }
+_WITH_PAGES: Mapping[Any, Any] = {**_EXCEPTION_HANDLERS, 404: _not_found_page}

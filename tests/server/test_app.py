@@ -33,6 +33,18 @@ def test_an_unknown_address_is_a_problem_document(client: TestClient, path: str)
     assert document["type"] == "/docs/errors#not_found"
 
 
+def test_a_person_at_an_unknown_address_gets_a_page(client: TestClient) -> None:
+    accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+    page = client.get("/nothing", headers={**accept, "Accept-Language": "zh-CN"})
+    data = client.get("/v1/nothing", headers=accept)
+
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'lang="zh-Hans"' in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (data.status_code, data.headers["content-type"]) == (404, PROBLEM)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
