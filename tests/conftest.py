@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
@@ -28,6 +29,14 @@ POSTGRES_URL = os.environ.get(
 )
 SHARED_DATA = Path(os.environ.get("TALLYSTICK_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+
+
+# A loaded machine, or a clone without a cache of examples, is slow and not wrong: no property is
+# judged by the clock.
+hypothesis.settings.register_profile(
+    "house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("house")
 
 
 def pytest_configure() -> None:
