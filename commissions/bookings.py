@@ -1,18 +1,19 @@
-"""Writes what an event made of commissions: bookings, steps and ledger transactions, together."""
+"""Writes what events made of commissions: bookings, steps and ledger transactions, together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import make_transient_to_detached
-from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session
 
-from commissions import ledger
-from commissions.models import Booking, Commission, CommissionStatus, CommissionStep
+from commissions import ledger, states
+from commissions.models import Booking, CommissionStatus, CommissionStep
+from commissions.states import State
+from kernel import bulk
 from kernel.ids import new_id
+from tracker import rollup_orders
 
 # Where the money of a commission stands by its status. What was paid stays on `payable`: a payout
 # has taken it from there, and a refund afterwards leaves that account owing.
@@ -25,10 +26,17 @@ _ACCOUNTS: dict[str, str] = {
 }
 
 
-# Built once and without entities: these run for every order that comes in.
-_OPEN = sa.insert(Commission.metadata.tables["commission"])
-_BOOK = sa.insert(Booking.metadata.tables["booking"])
-_STEP = sa.insert(CommissionStep.metadata.tables["commission_step"])
+# Built once and without entities: these run for every batch of orders.
+_booking_table = Booking.metadata.tables["booking"]
+_BOOKED = sa.select(_booking_table.c.seq).where(_booking_table.c.key == sa.bindparam("key"))
+_BOOK = bulk.Insert(
+    _booking_table,
+    *("id", "key", "conversion_id", "kind", "delta_minor", "total_minor", "explanation", "at"),
+)
+_STEP = bulk.Insert(
+    CommissionStep.metadata.tables["commission_step"],
+    *("conversion_id", "from_status", "to_status", "reason", "actor", "at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,58 +47,80 @@ class Move:
     leaves a step and no booking.
     """
 
-    commission: Commission
+    commission: State
     key: str
     kind: str
     total_minor: int
     status: str
     reason: str
+    actor: str
     explanation: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(session: Session, moves: Sequence[Move], *, actor: str, now: datetime) -> None:
-    """Book the moves and change their commissions. An empty status is one not booked before."""
-    opened: list[Commission] = []
-    bookings: list[dict[str, Any]] = []
-    steps: list[dict[str, Any]] = []
-    entries: list[ledger.Entry] = []
-    for move in moves:
-        commission = move.commission
-        delta_minor = move.total_minor - commission.amount_minor
-        if move.kind:
-            bookings.append(_booking(move, delta_minor, now))
-        legs = _legs(move, delta_minor)
-        if legs:
-            entries.append(_entry(move, legs, now))
-        if commission.status != move.status:
-            steps.append(_step(move, actor, now))
-        if commission.status == "":
-            opened.append(commission)
-        commission.amount_minor = move.total_minor
-        commission.status = move.status
-        commission.reason = move.reason
-        commission.updated_at = now
-    _open(session, opened)
-    _insert(session, _BOOK, bookings)
-    _insert(session, _STEP, steps)
-    ledger.post_many(session, entries, actor=actor, now=now)
+class Sheet:
+    """Moves of one transaction in the order in which they were booked, written in few statements.
 
+    That order is the order of the bookings in the database, and so the log that is replayed.
+    """
 
-def _open(session: Session, commissions: Sequence[Commission]) -> None:
-    """Insert commissions and make them the session's own, as if it had loaded them."""
-    _insert(session, _OPEN, [one.model_dump() for one in commissions])
-    for one in commissions:
-        make_transient_to_detached(one)
-        # What a savepoint took back may still be held by somebody; this one takes its place.
-        earlier = session.identity_map.get(identity_key(instance=one))
-        if earlier is not None:
-            session.expunge(earlier)
-        session.add(one)
+    def __init__(self, session: Session, *, now: datetime) -> None:
+        self._session = session
+        self._now = now
+        self._opened: dict[str, State] = {}
+        self._changed: dict[str, State] = {}
+        self._bookings: list[dict[str, Any]] = []
+        self._steps: list[dict[str, Any]] = []
+        self._entries: list[ledger.Entry] = []
+        self._earned: dict[str, rollup_orders.Earned] = {}
+        self._keys: set[str] = set()
 
+    def add(self, moves: Iterable[Move]) -> None:
+        """Change the commissions now, and keep what is to be written of it."""
+        for move in moves:
+            commission = move.commission
+            delta_minor = move.total_minor - commission.amount_minor
+            if delta_minor:
+                self._earned[commission.conversion_id] = rollup_orders.Earned(
+                    commission.currency, move.total_minor
+                )
+            if move.kind:
+                self._bookings.append(_booking(move, delta_minor, self._now))
+                self._keys.add(move.key)
+            legs = _legs(move, delta_minor)
+            if legs:
+                self._entries.append(_entry(move, legs, self._now))
+            if commission.status != move.status:
+                self._steps.append(_step(move, self._now))
+            if commission.status == "":
+                self._opened[commission.conversion_id] = commission
+            elif commission.conversion_id not in self._opened:
+                self._changed[commission.conversion_id] = commission
+            commission.amount_minor = move.total_minor
+            commission.status = move.status
+            commission.reason = move.reason
+            commission.updated_at = self._now
 
-def _insert(session: Session, statement: sa.Insert, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        session.execute(statement, rows)
+    def is_booked(self, key: str) -> bool:
+        """Whether the event of that key was booked, in this transaction or before it."""
+        if key in self._keys:
+            return True
+        return self._session.execute(_BOOKED, {"key": key}).first() is not None
+
+    def write(self) -> set[str]:
+        """Write everything added since the last call; the conversions whose commission changed."""
+        changed = set(self._opened) | set(self._changed)
+        if not changed:
+            return changed
+        states.insert(self._session, self._opened.values())
+        states.update(self._session, self._changed.values())
+        _BOOK(self._session, self._bookings)
+        _STEP(self._session, self._steps)
+        ledger.post_many(self._session, self._entries, actor="", now=self._now)
+        rollup_orders.earn(self._session, self._earned)
+        for kept in (self._opened, self._changed, self._earned):
+            kept.clear()
+        self._bookings, self._steps, self._entries = [], [], []
+        return changed
 
 
 def account_of(publisher_id: str, status: str) -> str | None:
@@ -107,18 +137,18 @@ def _booking(move: Move, delta_minor: int, now: datetime) -> dict[str, Any]:
         "kind": move.kind,
         "delta_minor": delta_minor,
         "total_minor": move.total_minor,
-        "explanation": dict(move.explanation),
+        "explanation": move.explanation,
         "at": now,
     }
 
 
-def _step(move: Move, actor: str, now: datetime) -> dict[str, Any]:
+def _step(move: Move, now: datetime) -> dict[str, Any]:
     return {
         "conversion_id": move.commission.conversion_id,
         "from_status": move.commission.status,
         "to_status": move.status,
         "reason": move.reason,
-        "actor": actor,
+        "actor": move.actor,
         "at": now,
     }
 
@@ -131,6 +161,7 @@ def _entry(move: Move, legs: Sequence[ledger.Leg], now: datetime) -> ledger.Entr
         effective_at=now,
         postings=tuple(legs),
         reason=move.reason,
+        actor=move.actor,
     )
 
 

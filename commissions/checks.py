@@ -234,7 +234,7 @@ def _replayed(session: Session) -> Iterator[Problem]:
         if everyone and (program_id, version_id) in shared_done:
             continue
         shared_done.add((program_id, version_id))
-        where = replays.group(program_id, None if everyone else publisher_id, (None, None))
+        where = replays.group(program_id, None if everyone else [publisher_id], (None, None))
         if replays.independent(plan):
             where.append(col(Commission.plan_version_id) == version_id)
         story = replays.load(session, *where)

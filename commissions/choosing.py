@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 
-from commissions.order_events import EventError, Order, Remaining, RemainingLine, Share
+from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
 from commissions.tiers import Number, plain, window_of
 from kernel.money import EXPONENTS
@@ -17,6 +17,10 @@ from kernel.money import EXPONENTS
 # A plan may hold 500 rules and an order 1000 lines; the reasons of that many losers would be
 # most of the database. Every rule that matched is named, of the others the first ones.
 MAX_UNMATCHED_NAMED = 10
+_CHOICES_MAX = 10_000
+
+_Attributes = Mapping[str, tuple[str, ...]]
+"""What an order line says, by dimension; a dimension that is not there is unknown."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -138,9 +142,9 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
     rate = rate_of(plan, remaining.order)
     figures = tuple(_figures(line, rate) for line in remaining.lines)
     total = sum((line.net for line in figures), Fraction(0))
-    choices = tuple(
-        choose(plan, remaining, at, subject, total) for at in range(len(remaining.lines))
-    )
+    attributes = _order_attributes(remaining.order, subject)
+    values = tuple(_line_attributes(attributes, line.line) for line in remaining.lines)
+    choices = tuple(_choice(plan, remaining.order, held, total) for held in values)
     live = remaining.live and subject.coupon_effect != "suppressed"
     counted = live and on_time and not remaining.held
     places: list[Place | None] = [None] * len(figures)
@@ -150,7 +154,7 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
         if not live or not figures[at].alive:
             continue
         for rule, tiers in _counting(plan, remaining.order, choice.rule):
-            key = counter_key(rule, tiers, remaining, at, subject)
+            key = _counter_key(rule, tiers, remaining.order, values[at])
             offset, size = sizes.get(key, 0), _measure(rule, tiers, figures[at])
             if tiers.measure == "count":
                 offset, size = 0, 1
@@ -165,6 +169,8 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
 
 
 def _figures(line: RemainingLine, rate: Fraction) -> Figures:
+    if rate == 1:
+        return Figures(line.net, line.revenue, line.qty, line.alive)
     return Figures(line.net * rate, line.revenue * rate, line.qty, line.alive)
 
 
@@ -184,15 +190,12 @@ def _measure(rule: Rule, tiers: Tiers, line: Figures) -> Number:
     return plain(line.net if tiers.measure == "sales" else line.base(rule))
 
 
-def counter_key(
-    rule: Rule, tiers: Tiers, remaining: Remaining, at: int, subject: Subject
-) -> CounterKey:
+def _counter_key(rule: Rule, tiers: Tiers, order: Order, values: _Attributes) -> CounterKey:
     """The counter a line of the order belongs to under that rule."""
-    values = _attributes(remaining, at, subject)
     scope = tuple((name, _scope_value(rule, name, values)) for name in tiers.scope)
     if tiers.rolling_days:
         return CounterKey(rule.id, scope, tiers.window)
-    start, _ = window_of(tiers.window, remaining.order.at, tiers.zone)
+    start, _ = window_of(tiers.window, order.at, tiers.zone)
     return CounterKey(rule.id, scope, start.isoformat() if start else "")
 
 
@@ -205,7 +208,7 @@ def previous_key(key: CounterKey, tiers: Tiers, order: Order) -> CounterKey:
     return CounterKey(key.rule_id, key.scope, earlier.isoformat() if earlier else "")
 
 
-def _scope_value(rule: Rule, name: str, values: Mapping[str, tuple[str, ...]]) -> str:
+def _scope_value(rule: Rule, name: str, values: _Attributes) -> str:
     # Regions may overlap and a publisher may be in several groups: the first the rule names is
     # the one the counter is kept for, otherwise the first there is.
     held = values.get(name, ())
@@ -213,13 +216,10 @@ def _scope_value(rule: Rule, name: str, values: Mapping[str, tuple[str, ...]]) -
     return next((value for value in named if value in held), held[0] if held else "")
 
 
-def _attributes(remaining: Remaining, at: int, subject: Subject) -> dict[str, tuple[str, ...]]:
-    order, line = remaining.order, remaining.lines[at].line
+def _order_attributes(order: Order, subject: Subject) -> dict[str, tuple[str, ...]]:
     single = {
         "publisher": subject.publisher,
         "coupon": order.coupon,
-        "sku": line.sku,
-        "category": line.category,
         "customer": order.customer,
         "country": subject.country,
         "device": order.device,
@@ -229,15 +229,33 @@ def _attributes(remaining: Remaining, at: int, subject: Subject) -> dict[str, tu
     return {**values, "publisher_group": subject.groups, "region": subject.regions}
 
 
-def choose(plan: Plan, remaining: Remaining, at: int, subject: Subject, total: Fraction) -> Choice:
+def _line_attributes(attributes: _Attributes, line: Line) -> _Attributes:
+    own = {"sku": line.sku, "category": line.category}
+    return {**attributes, **{name: (value,) for name, value in own.items() if value is not None}}
+
+
+def _choice(plan: Plan, order: Order, values: _Attributes, total: Fraction) -> Choice:
+    """`choose`, remembered by what the rules of the plan look at where that is all they look at."""
+    if not plan.chooses_by_attributes:
+        return choose(plan, order, values, total)
+    held = tuple(values.get(name) for name in plan.attributes)
+    choice: Choice | None = plan.choices.get(held)
+    if choice is None:
+        choice = choose(plan, order, values, total)
+        if len(plan.choices) >= _CHOICES_MAX:
+            plan.choices.clear()
+        plan.choices[held] = choice
+    return choice
+
+
+def choose(plan: Plan, order: Order, values: _Attributes, total: Fraction) -> Choice:
     """The first rule, in order of choice, that is in force and matches the line."""
-    values = _attributes(remaining, at, subject)
     winner: Rule | None = None
     why = "no rule matches"
     losers: list[tuple[str, str]] = []
     unmatched = 0
     for rule in plan.base_rules:
-        reason = why_not(rule, remaining.order, values, total)
+        reason = why_not(rule, order, values, total)
         if reason is not None:
             unmatched += 1
             if unmatched <= MAX_UNMATCHED_NAMED:
@@ -252,13 +270,12 @@ def choose(plan: Plan, remaining: Remaining, at: int, subject: Subject, total: F
 
 def matches(rule: Rule, prepared: Prepared, at: int) -> bool:
     """Whether a (bonus) rule applies to a line of the order."""
-    values = _attributes(prepared.remaining, at, prepared.subject)
+    attributes = _order_attributes(prepared.order, prepared.subject)
+    values = _line_attributes(attributes, prepared.remaining.lines[at].line)
     return why_not(rule, prepared.order, values, prepared.total) is None
 
 
-def why_not(
-    rule: Rule, order: Order, values: Mapping[str, tuple[str, ...]], total: Fraction
-) -> str | None:
+def why_not(rule: Rule, order: Order, values: _Attributes, total: Fraction) -> str | None:
     """The first reason a rule does not apply; None when it does."""
     if not rule.effective(order.at):
         return "not in force when the order occurred"

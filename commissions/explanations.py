@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from commissions import statements
+from commissions import statements, unconfirmed
 from commissions.models import (
     Booking,
     Commission,
@@ -65,7 +65,7 @@ def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
     return Explanation(
         conversion=_conversion(session, line),
         attribution=_attribution(line, actor),
-        commission=_commission(line.commission),
+        commission=_commission(session, line.commission),
         plan=_plan(session, line.commission),
         bookings=[_booking(session, actor, one) for one in bookings],
         steps=[_step(actor, one) for one in steps],
@@ -134,7 +134,7 @@ def _attribution(line: StatementLine, actor: Actor) -> dict[str, Any] | None:
     }
 
 
-def _commission(one: Commission | None) -> dict[str, Any] | None:
+def _commission(session: Session, one: Commission | None) -> dict[str, Any] | None:
     if one is None:
         return None
     return {
@@ -146,6 +146,7 @@ def _commission(one: Commission | None) -> dict[str, Any] | None:
         "status": one.status,
         "reason": one.reason,
         "lock_at": to_rfc3339(one.lock_at),
+        "waits_for_approval": unconfirmed.is_waiting(session, one.conversion_id),
     }
 
 
@@ -223,7 +224,9 @@ def _sentences(explanation: Explanation) -> Iterator[_Sentence]:
     )
     if explanation.reason:
         yield "Reason {code}: {sentence}", _reason(explanation.reason)
-    if commission["status"] in {CommissionStatus.PENDING, CommissionStatus.APPROVED}:
+    if commission["waits_for_approval"]:
+        yield "Only a browser reported the order: the advertiser has to approve it.", {}
+    elif commission["status"] in {CommissionStatus.PENDING, CommissionStatus.APPROVED}:
         yield "It becomes payable on {date}.", {"date": commission["lock_at"][:10]}
 
 

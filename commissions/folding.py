@@ -1,7 +1,7 @@
 """Booked events as conversions, and the counters they add up to. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -60,7 +60,11 @@ def collect(plan: Plan, events: Sequence[Event]) -> list[Conversion]:
 
 def freeze_at(plan: Plan, order: Order) -> datetime | None:
     """When the levels and caps this order took part in become final; None is never."""
-    prepared = prepare(plan, reduce_order(order, ()))
+    return _freeze_of(plan, prepare(plan, reduce_order(order, ())))
+
+
+def _freeze_of(plan: Plan, prepared: Prepared) -> datetime | None:
+    order = prepared.order
     tiers = [choice.rule.tiers for choice in prepared.choices if choice.rule]
     ends = [_freeze(one, order) for one in tiers if one and one.counted and not one.rolling_days]
     if plan.publisher_cap_minor is not None:
@@ -114,6 +118,10 @@ class Statuses:
                 found[key] = self._known_at(start).get(earlier, 0)
         return found
 
+    def knows_before(self, at: datetime) -> bool:
+        """Whether an order known at that instant belongs into a measure that was taken already."""
+        return any(at < start for start in self._opened)
+
     def _known_at(self, start: datetime) -> dict[CounterKey, Number]:
         if start not in self._opened:
             self._opened[start] = sum_counters(
@@ -147,12 +155,7 @@ def replay_span(plan: Plan, order: Order) -> tuple[datetime | None, datetime | N
     """
     every = [*plan.base_rules, *plan.bonus_rules]
     tiers = [rule.tiers for rule in every if rule.tiers and rule.tiers.counted]
-    spans = {(one.window, one.zone) for one in tiers}
-    if plan.publisher_cap_minor is not None:
-        spans.add((plan.cap_window, plan.zone))
-    for rule in plan.bonus_rules:
-        if rule.bonus and rule.bonus.awarded_once:
-            spans.add((rule.bonus.window, plan.zone))
+    spans = _windows(plan)
     unbounded = any(window == "lifetime" for window, _ in spans)
     if unbounded or plan.budget_minor is not None or any(one.rolling_days for one in tiers):
         return None, None
@@ -161,6 +164,38 @@ def replay_span(plan: Plan, order: Order) -> tuple[datetime | None, datetime | N
     before = start - timedelta(microseconds=1)
     starts = [window_of(one.window, before, one.zone)[0] for one in status]
     return min([start, *(one for one in starts if one is not None)]), end
+
+
+def moved_span(
+    plan: Plan, order: Order
+) -> tuple[datetime | None, datetime | None, datetime | None]:
+    """(start, from, end): to know what an event of this order moves, load [start, end).
+
+    As `replay_span`, and with the window after it, whose status an event may decide. Only orders
+    from `from` on can be moved; those before are there to be measured.
+    """
+    start, end = replay_span(plan, order)
+    status = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.mode == "status"]
+    if start is None or end is None or not status:
+        return start, start, end
+    spans = _windows(plan)
+    following = [window_of(one.window, end, one.zone)[1] or end for one in status]
+    moved, end = _widen(spans, order.at, max([end, *following]))
+    return start, moved, end
+
+
+def _windows(plan: Plan) -> set[tuple[str, ZoneInfo]]:
+    """The windows within which the plan's orders depend on one another."""
+    every = [*plan.base_rules, *plan.bonus_rules]
+    spans = {
+        (rule.tiers.window, rule.tiers.zone) for rule in every if rule.tiers and rule.tiers.counted
+    }
+    if plan.publisher_cap_minor is not None:
+        spans.add((plan.cap_window, plan.zone))
+    for rule in plan.bonus_rules:
+        if rule.bonus and rule.bonus.awarded_once:
+            spans.add((rule.bonus.window, plan.zone))
+    return spans
 
 
 def _widen(
@@ -176,7 +211,18 @@ def _widen(
         start, end = wider
 
 
+def opened(plan: Plan, order: Order, seq: int = 0) -> tuple[Conversion, Prepared]:
+    """A newly booked order, before anything happened to it, and what it adds to the counters."""
+    prepared = prepare(plan, reduce_order(order, ()))
+    one = Conversion(seq, order, (), _freeze_of(plan, prepared))
+    return one, prepared if one.on_time else prepare(plan, prepared.remaining, on_time=False)
+
+
+def changed(plan: Plan, one: Conversion) -> Prepared:
+    """An order after those of its changes that count."""
+    return prepare(plan, one.known(one.freeze_at), on_time=one.on_time)
+
+
 def without_changes(plan: Plan, order: Order) -> Prepared:
     """A newly booked order, before anything happened to it."""
-    late = replace(Conversion(0, order), freeze_at=freeze_at(plan, order))
-    return prepare(plan, late.known(None), on_time=late.on_time)
+    return opened(plan, order)[1]

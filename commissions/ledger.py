@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from commissions.models import Account, Balance, Posting, Transaction
+from kernel import bulk
 from kernel.errors import Conflict, invalid
 from kernel.money import EXPONENTS, MAX_MINOR
 
@@ -46,6 +47,11 @@ _ACCOUNTS = sa.select(_account.c.path, _account.c.currency, _account.c.id).where
     _account.c.path.in_(sa.bindparam("paths", expanding=True))
 )
 
+_POSTINGS = bulk.Insert(
+    Posting.metadata.tables["posting"],
+    *("transaction_id", "line", "debit_id", "credit_id", "currency", "amount_minor"),
+)
+
 Leg = tuple[str, str, str, int]
 """(debit path, credit path, currency, amount in minor units)."""
 
@@ -58,7 +64,10 @@ class KeyReused(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One ledger transaction to be posted. `correlation` is the conversion or payout it is for."""
+    """One ledger transaction to be posted. `correlation` is the conversion or payout it is for.
+
+    `actor` is empty where it is that of all entries posted together.
+    """
 
     key: str
     kind: str
@@ -66,6 +75,7 @@ class Entry:
     effective_at: datetime
     postings: tuple[Leg, ...]
     reason: str = ""
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,6 @@ class _Statements:
     """What every posting writes, built once: building costs more than executing."""
 
     transaction: Any
-    posting: Any
     balance: Any
     account: Any
 
@@ -134,16 +143,14 @@ class _Statements:
 @cache
 def _statements(dialect: str) -> _Statements:
     insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    transaction, posting, balance, account = (
-        model.metadata.tables[str(model.__tablename__)]
-        for model in (Transaction, Posting, Balance, Account)
+    transaction, balance, account = (
+        model.metadata.tables[str(model.__tablename__)] for model in (Transaction, Balance, Account)
     )
     moved, added = balance.c, insert(balance)
     return _Statements(
         transaction=insert(transaction)
         .on_conflict_do_nothing(index_elements=["key"])
         .returning(transaction.c.key, transaction.c.id),
-        posting=insert(posting),
         balance=added.on_conflict_do_update(
             index_elements=["account_id"],
             set_={
@@ -183,6 +190,7 @@ def _check(entry: Entry) -> None:
         _kind_of(credit)
 
 
+@lru_cache(maxsize=10_000)
 def _kind_of(path: str) -> str:
     parts = path.split(":")
     for pattern, kind in _KINDS:
@@ -222,7 +230,7 @@ def _post_chunk(
             "request_hash": hashes[entry.key],
             "kind": entry.kind,
             "correlation": entry.correlation,
-            "actor": actor,
+            "actor": entry.actor or actor,
             "reason": entry.reason,
             "effective_at": entry.effective_at,
             "recorded_at": now,
@@ -278,7 +286,7 @@ def _write_postings(
             sums.setdefault(credit_id, [0, 0])[1] += amount_minor
     if not rows:
         return
-    session.execute(_statements(session.get_bind().dialect.name).posting, rows)
+    _POSTINGS(session, rows)
     # In the order of the accounts, so that two transactions never wait for each other.
     session.execute(
         _statements(session.get_bind().dialect.name).balance,

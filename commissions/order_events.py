@@ -182,6 +182,10 @@ def _refund(order: Order, change: Change, refunded: list[int], returned: list[in
 
 
 def _remaining_line(line: Line, refunded_minor: int, returned: int) -> RemainingLine:
+    if not refunded_minor and not returned and line.gross_minor is None:
+        alive = line.reported_minor > 0 or line.qty > 0
+        revenue = Fraction(line.revenue_minor or 0)
+        return RemainingLine(line, Fraction(line.net_minor), revenue, line.qty, alive)
     reported = line.reported_minor
     left = reported - refunded_minor
     qty = line.qty - returned

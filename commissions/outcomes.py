@@ -57,6 +57,8 @@ def reason_after_true_up(status: str, reason: str, before_minor: int, priced: Pr
 
 def reason_of_change(change: ConversionChange) -> str:
     """The advertiser's reason where it is a code; words of its own stay in the booking."""
+    if change.reason_code:
+        return change.reason_code
     if CODE.fullmatch(change.reason):
         return change.reason
     return {

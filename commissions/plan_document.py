@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from commissions.countries import COUNTRIES
@@ -150,7 +150,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A parsed plan. `base_rules` stand in order of choice, best first."""
+    """A parsed plan. `base_rules` stand in order of choice, best first.
+
+    Where `chooses_by_attributes`, the rule for a line follows from these `attributes` of it alone,
+    and `choices` remembers what was chosen: most lines of a program are like one before them.
+    """
 
     currency: str
     zone: ZoneInfo
@@ -167,6 +171,9 @@ class Plan:
     suppressed_coupons: frozenset[str]
     rates: Rates | None
     warnings: tuple[tuple[str, str], ...]
+    attributes: tuple[str, ...] = ()
+    chooses_by_attributes: bool = False
+    choices: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 _OLDEST = datetime.min.replace(tzinfo=UTC)

@@ -1,12 +1,12 @@
 """What was booked, read back as the events the rules price.
 
 The bookings in their order are the event log: each says that an order came in, or what happened
-to one. `reprice` evaluates every plan version whose orders an event can have moved. A version is
-evaluated over all orders of its window, those of other versions included, so that counters go on
-when a plan changes in the middle of a month, and each order takes its amount from its own version.
+to one. A plan version is evaluated over all orders of its window, those of other versions included,
+so that counters go on when a plan changes in the middle of a month, and each order takes its amount
+from its own version.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -15,11 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from commissions import plans
-from commissions.choosing import prepare, rate_of
+from commissions.choosing import Prepared, prepare, rate_of
 from commissions.folding import collect
 from commissions.models import Booking, Commission
-from commissions.order_events import Remaining, reduce_order
 from commissions.rules import (
     Change,
     Event,
@@ -29,54 +27,48 @@ from commissions.rules import (
     Plan,
     Priced,
     evaluate,
-    replay_span,
 )
 from kernel.errors import NotFound
 from kernel.money import allocate, round_fraction
 from network.models import Program
 from tracker.attribution import NotAttributed
-from tracker.models import Attribution, Click, Conversion, ConversionChange, ConversionItem
+from tracker.models import Attribution, Conversion, ConversionChange, ConversionItem
 
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
 
 
-# The statements of every order that comes in. Built once and without entities, because building
-# costs more than asking; those about many orders take their conditions with `where`.
+# The statements of every batch of orders. Built once and without entities, because building costs
+# more than asking; those about booked orders take their conditions with `where`.
 _TABLES = Booking.metadata.tables
-_attribution, _booking, _change, _click, _commission, _conversion, _item, _program = (
+_attribution, _booking, _change, _commission, _conversion, _item, _program = (
     _TABLES[str(model.__tablename__)]
     for model in (
         Attribution,
         Booking,
         ConversionChange,
-        Click,
         Commission,
         Conversion,
         ConversionItem,
         Program,
     )
 )
-_ORDER = (
-    sa.select(
-        _conversion.c.id,
-        _conversion.c.seq,
-        _conversion.c.program_id,
-        _conversion.c.occurred_at,
-        _conversion.c.received_at,
-        _conversion.c.imported,
-        _conversion.c.currency,
-        _conversion.c.amount_minor.label("order_minor"),
-        _conversion.c.country,
-        _conversion.c.customer,
-        _conversion.c.coupon,
-        _conversion.c.reported_status,
-        _click.c.country.label("country_click"),
-    )
-    .outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
-    .outerjoin(_click, _click.c.id == _attribution.c.click_id)
-)
+_ORDER = sa.select(
+    _conversion.c.id,
+    _conversion.c.seq,
+    _conversion.c.program_id,
+    _conversion.c.occurred_at,
+    _conversion.c.received_at,
+    _conversion.c.imported,
+    _conversion.c.is_test,
+    _conversion.c.currency,
+    _conversion.c.amount_minor.label("order_minor"),
+    _conversion.c.country,
+    _conversion.c.customer,
+    _conversion.c.coupon,
+    _conversion.c.reported_status,
+    _attribution.c.click_country.label("country_click"),
+).outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
 _ITEMS = sa.select(_item).order_by(_item.c.conversion_id, _item.c.line)
-# A row for each item, one row for an order without any.
 _INTAKE = (
     _ORDER.add_columns(
         _attribution.c.conversion_id.label("attributed_id"),
@@ -84,17 +76,14 @@ _INTAKE = (
         _program.c.advertiser_id,
         _program.c.currency.label("program_currency"),
         _program.c.hold_days,
-        _item.c.line,
-        _item.c.sku,
-        _item.c.category,
-        _item.c.quantity,
-        _item.c.amount_minor,
     )
     .join(_program, _program.c.id == _conversion.c.program_id)
-    .outerjoin(_item, _item.c.conversion_id == _conversion.c.id)
-    .where(_conversion.c.id == sa.bindparam("conversion_id"))
-    .order_by(_item.c.line)
+    .where(_conversion.c.id.in_(sa.bindparam("conversion_ids", expanding=True)))
 )
+_INTAKE_ITEMS = _ITEMS.where(
+    _item.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True))
+)
+IDS_MAX = 500
 _BOOKED = _ORDER.add_columns(
     _commission.c.publisher_id,
     _commission.c.plan_version_id,
@@ -112,6 +101,9 @@ _HAPPENED = (
         _change.c.received_at,
         _change.c.occurred_at,
         _conversion.c.imported,
+        _booking.c.key,
+        _conversion.c.received_at.label("order_received_at"),
+        _conversion.c.occurred_at.label("order_occurred_at"),
     )
     .join(_commission, _commission.c.conversion_id == _booking.c.conversion_id)
     .join(_conversion, _conversion.c.id == _booking.c.conversion_id)
@@ -142,6 +134,7 @@ class Fact:
     program_id: str
     lines: Mapping[int, int]
     reported_status: str
+    is_test: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,43 +159,56 @@ class Story:
     amounts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Repriced:
-    """What an event made of its order, and of every other order whose amount it changed.
+class Telling:
+    """Turns happenings into the events the rules take, one after the other.
 
-    `priced` is None where no plan applies or none of its rates does. `base_minor` and `units` are
-    what the order adds to the counters of its publisher now.
+    A refund of more than is left takes what is left.
     """
 
-    remaining: Remaining
-    priced: Priced | None
-    base_minor: int
-    units: int
-    others: Mapping[str, Priced]
+    def __init__(self) -> None:
+        self._left: dict[str, list[int]] = {}
+        self._pieces: dict[str, list[int]] = {}
+
+    def events(self, fact: Fact, one: Happening) -> list[Event]:
+        """The events of the next thing that happened to an order."""
+        if one.kind == "accrue":
+            self._left[one.conversion_id] = [line.net_minor for line in fact.order.lines]
+            self._pieces[one.conversion_id] = [line.qty for line in fact.order.lines]
+            return [fact.order]
+        if one.kind == "refund":
+            left, pieces = self._left[one.conversion_id], self._pieces[one.conversion_id]
+            return list(_refunds(fact, one, left, pieces))
+        # What a manager has found not genuine must not come back by a later approval; only a
+        # cancellation is final to the rules.
+        kind = "cancel" if one.kind == "void" else one.kind
+        return [Change(kind, one.conversion_id, one.known_at)]
 
 
-def intake(session: Session, conversion_id: str) -> tuple[Fact, Terms]:
-    """The order of a conversion, before anything is booked for it, and its program's terms.
+def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[Fact, Terms]]:
+    """The orders of these conversions, before anything is booked for them, and their terms.
 
-    Its publisher is the attributed one, empty when there is none. NotFound for an unknown
+    The publisher is the attributed one, empty when there is none. NotFound for an unknown
     conversion, NotAttributed for one too fresh.
     """
-    rows = session.execute(_INTAKE, {"conversion_id": conversion_id}).all()
-    if not rows:
+    found: dict[str, tuple[Fact, Terms]] = {}
+    for start in range(0, len(conversion_ids), IDS_MAX):
+        asked = {"conversion_ids": list(conversion_ids[start : start + IDS_MAX])}
+        items = _by_order(session.execute(_INTAKE_ITEMS, asked))
+        for row in session.execute(_INTAKE, asked):
+            if row.attributed_id is None:
+                raise NotAttributed("the conversion has not been attributed yet")
+            fact = _fact(row, row.publisher_id or "", items.get(row.id, ()))
+            terms = Terms(row.advertiser_id, row.program_currency, row.hold_days)
+            found[row.id] = fact, terms
+    if not all(one in found for one in conversion_ids):
         raise NotFound("no such conversion", kind="conversion")
-    first = rows[0]
-    if first.attributed_id is None:
-        raise NotAttributed("the conversion has not been attributed yet")
-    fact = _fact(first, first.publisher_id or "", [row for row in rows if row.line is not None])
-    return fact, Terms(first.advertiser_id, first.program_currency, first.hold_days)
+    return found
 
 
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
     story = Story()
-    items: dict[str, list[Any]] = {}
-    for item in session.execute(_BOOKED_ITEMS.where(*where)):
-        items.setdefault(item.conversion_id, []).append(item)
+    items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
     for row in session.execute(_BOOKED.where(*where)):
         fact = _fact(row, row.publisher_id, items.get(row.id, ()))
         story.facts[row.id] = fact
@@ -213,24 +219,19 @@ def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
 
 
 def events(story: Story) -> list[Event]:
-    """The story as the rules take it. A refund of more than is left takes what is left."""
-    found: list[Event] = []
-    left: dict[str, list[int]] = {}
-    pieces: dict[str, list[int]] = {}
-    for one in story.happenings:
-        fact = story.facts[one.conversion_id]
-        if one.kind == "accrue":
-            left[one.conversion_id] = [line.net_minor for line in fact.order.lines]
-            pieces[one.conversion_id] = [line.qty for line in fact.order.lines]
-            found.append(fact.order)
-        elif one.kind == "refund":
-            found += _refunds(fact, one, left[one.conversion_id], pieces[one.conversion_id])
-        else:
-            # What a manager has found not genuine must not come back by a later approval; only
-            # a cancellation is final to the rules.
-            kind = "cancel" if one.kind == "void" else one.kind
-            found.append(Change(kind, one.conversion_id, one.known_at))
-    return found
+    """The story as the rules take it."""
+    telling = Telling()
+    return [
+        event
+        for one in story.happenings
+        for event in telling.events(story.facts[one.conversion_id], one)
+    ]
+
+
+def told(fact: Fact, happenings: Iterable[Happening]) -> list[Event]:
+    """What happened to one order, as the rules take it."""
+    telling = Telling()
+    return [event for one in happenings for event in telling.events(fact, one)]
 
 
 def price(plan: Plan, found: Sequence[Event]) -> dict[str, Priced]:
@@ -248,34 +249,16 @@ def price(plan: Plan, found: Sequence[Event]) -> dict[str, Priced]:
     return evaluate(plan, found)
 
 
-def reprice(session: Session, own: Story, version_id: str | None) -> Repriced:
-    """Evaluate everything that the last events of `own` can have moved.
-
-    `own` holds one order, with its events that are not booked yet at the end (for a new order,
-    all of them). `version_id` is the plan version it is pinned to.
-    """
-    (fact,) = own.facts.values()
-    found = events(own)
-    remaining = reduce_order(fact.order, (one for one in found if isinstance(one, Change)))
-    amounts: dict[str, Priced] = {}
-    for version in plans.facts_of(session, fact.program_id):
-        plan = plans.parsed(session, version.id)
-        if not independent(plan):
-            amounts |= _changed(session, plan, version.id, own, version_id)
-        elif version.id == version_id:
-            amounts |= price(plan, found)
-    priced = amounts.pop(fact.order.id, None)
-    plan_of_own = plans.parsed(session, version_id) if version_id else None
-    base_minor, units = counted(plan_of_own, found) if plan_of_own else (0, 0)
-    return Repriced(remaining, priced, base_minor, units, amounts)
-
-
 def counted(plan: Plan, found: Sequence[Event]) -> tuple[int, int]:
     """(base in minor units, units) that the one order of the events adds to counters."""
     (one,) = collect(plan, found) if _all_convertible(plan, found) else (None,)
     if one is None:
         return 0, 0
-    prepared = prepare(plan, one.known(one.freeze_at), on_time=one.on_time)
+    return size_of(prepare(plan, one.known(one.freeze_at), on_time=one.on_time))
+
+
+def size_of(prepared: Prepared) -> tuple[int, int]:
+    """(base in minor units, units) that an order adds to counters."""
     if not prepared.counted:
         return 0, 0
     alive = [line for line in prepared.figures if line.alive]
@@ -318,16 +301,18 @@ def shared(plan: Plan) -> bool:
 
 
 def group(
-    program_id: str, publisher_id: str | None, span: tuple[datetime | None, datetime | None]
+    program_id: str,
+    publisher_ids: Sequence[str] | None,
+    span: tuple[datetime | None, datetime | None],
 ) -> list[sa.ColumnElement[bool]]:
-    """The commissions evaluated together: of a program or one publisher of it, in a span."""
+    """The commissions evaluated together: of a program or some publishers of it, in a span."""
     start, end = span
     where = [
         _commission.c.program_id == program_id,
         _commission.c.plan_version_id.is_not(None),
     ]
-    if publisher_id is not None:
-        where.append(_commission.c.publisher_id == publisher_id)
+    if publisher_ids is not None:
+        where.append(_commission.c.publisher_id.in_(publisher_ids))
     if start is not None:
         where.append(_commission.c.occurred_at >= start)
     if end is not None:
@@ -335,36 +320,11 @@ def group(
     return where
 
 
-def _changed(
-    session: Session, plan: Plan, version_id: str, own: Story, own_version_id: str | None
-) -> dict[str, Priced]:
-    """The orders of one version whose amount is no longer the booked one, and always our own."""
-    (own_id,) = own.facts
-    story = _around(session, plan, own, own.facts[own_id], own_version_id)
-    if version_id not in story.versions.values():
-        return {}
-    return {
-        conversion_id: one
-        for conversion_id, one in price(plan, events(story)).items()
-        if story.versions[conversion_id] == version_id
-        and (conversion_id == own_id or one.commission_minor != story.amounts[conversion_id])
-    }
-
-
-def _around(session: Session, plan: Plan, own: Story, fact: Fact, version_id: str | None) -> Story:
-    """The booked window around an order, with the events of its own that are not booked yet."""
-    publisher_id = None if shared(plan) else fact.order.publisher
-    span = replay_span(plan, fact.order)
-    story = load(session, *group(fact.program_id, publisher_id, span))
-    if version_id is None:
-        return story
-    order_id = fact.order.id
-    booked = sum(one.conversion_id == order_id for one in story.happenings)
-    story.facts[order_id] = fact
-    story.versions[order_id] = version_id
-    story.amounts.setdefault(order_id, 0)
-    story.happenings += own.happenings[booked:]
-    return story
+def _by_order(items: Iterable[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for item in items:
+        found.setdefault(item.conversion_id, []).append(item)
+    return found
 
 
 def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
@@ -391,20 +351,30 @@ def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
         coupon=row.coupon,
     )
     numbers = {item.line: at for at, item in enumerate(items)}
-    return Fact(order, row.seq, row.program_id, numbers, row.reported_status)
+    return Fact(order, row.seq, row.program_id, numbers, row.reported_status, is_test=row.is_test)
 
 
 def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:
     for row in session.execute(_HAPPENED.where(*where)):
-        told_at = row.occurred_at if row.imported else row.received_at
         yield Happening(
             row.conversion_id,
             row.kind,
-            told_at or row.at,
+            _told_at(row),
             row.line,
             row.amount_minor or 0,
             row.quantity or 0,
         )
+
+
+def _told_at(row: Any) -> datetime:
+    """When what was booked became known."""
+    if row.key.startswith("reported:"):
+        # An order that came in decided was known to be, whenever it was booked.
+        at = row.order_occurred_at if row.imported else row.order_received_at
+    else:
+        at = row.occurred_at if row.imported else row.received_at
+    known: datetime = at or row.at
+    return known
 
 
 def _refunds(fact: Fact, one: Happening, left: list[int], pieces: list[int]) -> Iterator[Change]:

@@ -118,7 +118,17 @@ def parse_plan(
     base = sorted((rule for rule in parsed if rule.kind == "base"), key=choice_key)
     bonus = tuple(rule for rule in parsed if rule.kind == "bonus")
     found = (*ties, *warnings)
-    return replace(plan, base_rules=tuple(base), bonus_rules=bonus, warnings=found)
+    return replace(
+        plan,
+        base_rules=tuple(base),
+        bonus_rules=bonus,
+        warnings=found,
+        attributes=tuple(sorted({name for rule in base for name in rule.when.values})),
+        chooses_by_attributes=not any(
+            rule.when.bound or rule.effective_from or rule.effective_to for rule in base
+        ),
+        choices={},
+    )
 
 
 def evaluate(plan: Plan, events: Sequence[Event]) -> dict[str, Priced]:
@@ -136,7 +146,7 @@ def evaluate(plan: Plan, events: Sequence[Event]) -> dict[str, Priced]:
     result = {}
     for one, order in zip(conversions, prepared, strict=True):
         standing = Standing(running, totals, statuses.of(one, order))
-        result[one.order.id] = _price(plan, order, one.known(None), standing, accounts)
+        result[one.order.id] = price_at(plan, order, one.known(None), standing, accounts)
         for key, size in order.contributions.items():
             running[key] = plain(running.get(key, 0) + size)
     return result
@@ -148,10 +158,24 @@ def price_order(plan: Plan, order: Order, counters: Mapping[CounterKey, Number])
     The same result as `evaluate` over everything booked before plus this order. ValueError when
     `needs_replay`, because then other orders decide its amount or change with it.
     """
-    if needs_replay(plan, order):
-        raise ValueError("this order needs a replay of its window")
     prepared = without_changes(plan, order)
-    return _price(plan, prepared, prepared.remaining, Standing(counters), Accounts())
+    if depends_on_others(plan, prepared):
+        raise ValueError("this order needs a replay of its window")
+    return price_prepared(plan, prepared, counters)
+
+
+def price_prepared(
+    plan: Plan,
+    prepared: Prepared,
+    counters: Mapping[CounterKey, Number],
+    after: Remaining | None = None,
+) -> Priced:
+    """`price_order` of an order that is prepared already and known to need no replay.
+
+    `after` is what is left of it now, where something has happened to it after the freeze.
+    """
+    left = prepared.remaining if after is None else after
+    return price_at(plan, prepared, left, Standing(counters), Accounts())
 
 
 def counter_keys(plan: Plan, order: Order) -> tuple[CounterKey, ...]:
@@ -164,17 +188,27 @@ def needs_replay(plan: Plan, order: Order) -> bool:
 
     So for every tier but graduated and order ones, and under caps and bonuses awarded once.
     """
+    return depends_on_others(plan, without_changes(plan, order))
+
+
+def spends(plan: Plan) -> bool:
+    """Whether what earlier orders were awarded decides what is left for later ones."""
     if plan.publisher_cap_minor is not None or plan.budget_minor is not None:
         return True
-    if any(rule.bonus and rule.bonus.awarded_once for rule in plan.bonus_rules):
+    return any(rule.bonus and rule.bonus.awarded_once for rule in plan.bonus_rules)
+
+
+def depends_on_others(plan: Plan, prepared: Prepared) -> bool:
+    """`needs_replay` of an order that is prepared already."""
+    if spends(plan):
         return True
     restating = {
         rule.id for rule in plan.base_rules if rule.tiers and rule.tiers.mode != "graduated"
     }
-    return any(key.rule_id in restating for key in without_changes(plan, order).sizes)
+    return any(key.rule_id in restating for key in prepared.sizes)
 
 
-def _price(
+def price_at(
     plan: Plan, prepared: Prepared, after: Remaining, standing: Standing, accounts: Accounts
 ) -> Priced:
     """One conversion, from its lines to its payees; `after` includes events after the freeze."""

@@ -106,6 +106,12 @@ def items(session: Session, conversion_id: str) -> list[ConversionItem]:
     return list(session.exec(query.order_by(col(ConversionItem.line))))
 
 
+def has_commission(session: Session, conversion_id: str) -> bool:
+    """Whether a commission was booked for the conversion, of whatever amount. Not scoped."""
+    query = select(Commission.conversion_id).where(Commission.conversion_id == conversion_id)
+    return session.exec(query).first() is not None
+
+
 def conditions(actor: Actor, filters: Filters) -> list[sa.ColumnElement[bool]]:
     """The filters as SQL over Conversion, Attribution, Commission and Program."""
     wanted: list[sa.ColumnElement[bool]] = []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 Number = int | Fraction
@@ -48,6 +49,7 @@ def plain(value: Number) -> Number:
     return value.numerator if value.denominator == 1 else value
 
 
+@lru_cache(maxsize=4096)
 def window_of(window: str, at: datetime, zone: ZoneInfo) -> tuple[datetime | None, datetime | None]:
     """The half-open [start, end) of the window that holds `at`, in UTC; (None, None) is lifetime.
 

@@ -4,7 +4,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from console import advertisers, conversions, pages, publishers, rendering, sessions
+from console import (
+    advertisers,
+    conversions,
+    health,
+    links,
+    pages,
+    publishers,
+    rendering,
+    reports,
+    sessions,
+    uploads,
+)
 from console.managers import dashboard, flags, payouts, programs
 from console.pages import LANGUAGE_COOKIE, View, Visit, redirect
 from kernel import i18n
@@ -43,10 +54,14 @@ def _views(throttle: sessions.Throttle) -> list[View]:
         View(method="POST", path="/sign-out", handler=_sign_out, public=True),
         View(method="POST", path="/language", handler=_language, public=True, session=False),
         *conversions.VIEWS,
+        *reports.VIEWS,
+        *health.VIEWS,
+        *links.VIEWS,
         *flags.VIEWS,
         *payouts.VIEWS,
         *programs.VIEWS,
         *advertisers.VIEWS,
+        *uploads.VIEWS,
         View(method="GET", path="/console", handler=_to_home, session=False),
     ]
 

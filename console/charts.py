@@ -11,14 +11,18 @@ HEIGHT: Final = 190
 _TOP, _BOTTOM = 10, 24
 _TICKS_MAX: Final = 4
 _LABEL_EVERY_DAYS: Final = 7
+_LABELS_MAX: Final = 5
+COUNT: Final = "JPY"
+"""The currency to draw counts in: none of its kind has decimals."""
+
 _MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day: where it stands (percent across, pixels down) and what it says."""
+    """One day or other stretch: where it stands (percent across, pixels down), what it says."""
 
-    day: date
+    at: date | str
     value_minor: int
     x: float
     y: float
@@ -36,9 +40,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """A bar a day. Across it is measured in percent, so that text keeps its size on a phone.
+    """A bar a day, or for each other stretch.
 
-    `y_ticks` are from bottom to top, `x_ticks` a week apart, counted back from the last day.
+    Across it is measured in percent, so that text keeps its size on a phone.
+    `y_ticks` are from bottom to top, `x_ticks` evenly apart, counted back from the last bar.
     """
 
     bars: tuple[Bar, ...]
@@ -66,33 +71,49 @@ def days_until(last: date, days: int) -> list[date]:
 
 def daily(values_minor: Mapping[date, int], days: Sequence[date], currency: str) -> BarChart:
     """The chart of amounts by day; a day without a value is 0."""
-    values = [values_minor.get(day, 0) for day in days]
+    return columns(
+        [(day, f"{day:%m-%d}", values_minor.get(day, 0)) for day in days],
+        currency=currency,
+        label_every=_LABEL_EVERY_DAYS,
+    )
+
+
+def columns(
+    stretches: Sequence[tuple[date | str, str, int]], *, currency: str, label_every: int = 0
+) -> BarChart:
+    """The chart of (what the bar says, its label on the axis, value); not for none.
+
+    Counts are drawn like a currency without decimals. Every `label_every`th bar has its label, or
+    as many as have room.
+    """
+    values = [value for _, _, value in stretches]
     step = _step(max(*values, 0) - min(*values, 0), currency)
     low = min(*values, 0) // step * step
     high = -(-max(*values, 0) // step) * step or step
     room = HEIGHT - _TOP - _BOTTOM
+    apart = label_every or -(-len(stretches) // _LABELS_MAX)
 
     def y_of(value: int) -> float:
         return round(_TOP + room * (high - value) / (high - low), 1)
 
-    slot = 100 / len(days)
+    slot = 100 / len(stretches)
     bars = tuple(
         Bar(
-            day=day,
+            at=stretch,
             value_minor=value,
             x=round(slot * at + slot * 0.15, 2),
             y=min(y_of(value), y_of(0)),
             width=round(slot * 0.7, 2),
             height=round(abs(y_of(value) - y_of(0)), 1),
         )
-        for at, (day, value) in enumerate(zip(days, values, strict=True))
+        for at, (stretch, _, value) in enumerate(stretches)
     )
     return BarChart(
         bars=bars,
         x_ticks=tuple(
-            Tick(at=round(slot * (at + 0.5), 2), text=f"{day:%m-%d}")
-            for at, day in enumerate(days)
-            if (len(days) - 1 - at) % _LABEL_EVERY_DAYS == 0
+            Tick(at=round(slot * (at + 0.5), 2), text=label)
+            for at, (_, label, _) in enumerate(stretches)
+            if (len(stretches) - 1 - at) % apart == 0
         ),
         y_ticks=tuple(
             Tick(at=y_of(value), text=_short(value, step, currency))

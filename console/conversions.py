@@ -11,9 +11,11 @@ from console import evidence, forms, reads
 from console.pages import View, Visit
 from kernel import pages as cursors
 from network import programs
-from network.models import Program
+from network.models import Program, Role
+from tracker import arrivals, attribution_words, changes
 
 PAGE_ROWS: Final = 50
+ARRIVALS_SHOWN: Final = 50
 _TEXT_FILTERS: Final = ("program", "publisher", "status", "order_id", "from", "to")
 STATUSES: Final = (*CommissionStatus, statements.UNATTRIBUTED, statements.RECORDED)
 _ORDERS: Final = frozenset(("newest", "oldest"))
@@ -112,13 +114,29 @@ def _detail(visit: Visit) -> Response:
         publishers=publisher_names(visit, [line]),
         items=statements.items(session, conversion.id),
         words=explanations.words(explanation, visit.language),
+        decision=_decision(visit, line),
         bookings=explanation.bookings,
         steps=explanation.steps,
-        sub_ids=reads.sub_ids(session, line.attribution),
+        sub_ids=reads.sub_ids(line.attribution),
+        changes=changes.of_conversion(session, conversion.id),
+        # How an advertiser reports is between it and the network.
+        arrivals=[]
+        if actor.role is Role.PUBLISHER
+        else arrivals.of_conversion(session, conversion.id, limit=ARRIVALS_SHOWN),
         assessment=assessment,
         reasons=evidence.reasons_of(assessment, visit.language) if assessment else [],
         flag=reads.flag_of(session, actor, conversion.id),
     )
+
+
+def _decision(visit: Visit, line: statements.StatementLine) -> list[str]:
+    """Who brought the order and why, in words; empty until that is decided."""
+    if line.attribution is None:
+        return []
+    reader = visit.actor.party_id if visit.actor.role is Role.PUBLISHER else None
+    found = attribution_words.facts(visit.session, line.attribution, reader=reader)
+    names = reads.publisher_names(visit.session, attribution_words.publishers_in(found))
+    return attribution_words.tell(found, names, visit.language)
 
 
 VIEWS = (

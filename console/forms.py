@@ -6,8 +6,10 @@ from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 
+from kernel import http
 from kernel.errors import TooLarge, invalid
 from kernel.money import MoneyError, parse_amount
+from tracker import http_uploads
 
 FORM_BYTES_MAX = 64 * 1024
 _FIELDS_MAX = 50
@@ -32,6 +34,20 @@ async def read(request: Request) -> dict[str, str]:
     except ValueError as error:
         raise invalid("body", "form", "is not a form this server reads") from error
     return dict(pairs)
+
+
+async def read_with_file(request: Request) -> dict[str, str]:
+    """The fields of a multipart form; `file_of` has the file in its field `file`."""
+    raw = await http.read_body(request)
+    fields, content, name = await http_uploads.read_form(request, raw)
+    request.state.form_file = (content or b"", name)
+    return fields
+
+
+def file_of(request: Request) -> tuple[bytes, str]:
+    """The file that came with a form, and its name; empty when none did."""
+    found: tuple[bytes, str] = request.state.form_file
+    return found
 
 
 def text(form: dict[str, str], name: str) -> str:

@@ -100,6 +100,7 @@ class View:
     roles: tuple[Role, ...] = EVERYONE
     public: bool = False
     session: bool = True
+    takes_file: bool = False
     retry: Handler | None = None
 
     @property
@@ -131,7 +132,8 @@ def _route(view: View) -> Route:
         form: dict[str, str] | AppError = {}
         if view.writes:
             try:
-                form = await forms.read(request)
+                read = forms.read_with_file if view.takes_file else forms.read
+                form = await read(request)
             except AppError as error:
                 form = error
         return await run_in_threadpool(_answer, view, request, form)

@@ -22,7 +22,7 @@ from network.models import (
     Role,
     User,
 )
-from tracker.models import Attribution, Click, Conversion
+from tracker.models import Attribution, Conversion
 
 _CHOICES_MAX = 500
 
@@ -138,12 +138,9 @@ def flag_of(session: Session, actor: Actor, conversion_id: str) -> Flag | None:
     return session.exec(select(Flag).where(Flag.conversion_id == conversion_id)).one_or_none()
 
 
-def sub_ids(session: Session, attribution: Attribution | None) -> dict[str, str]:
+def sub_ids(attribution: Attribution | None) -> dict[str, str]:
     """The sub-ids of the click a conversion is attributed to."""
-    if attribution is None or attribution.click_id is None:
-        return {}
-    click = session.get(Click, attribution.click_id)
-    return dict(click.sub_ids) if click else {}
+    return dict(attribution.sub_ids) if attribution else {}
 
 
 def top_publishers(

@@ -10,6 +10,7 @@ from typing import Final
 from commissions.reasons import sentence_of
 from kernel.errors import AppError, InvalidInput
 from kernel.i18n import catalogue
+from tracker import attribution_words
 
 Gettext = Callable[[str], str]
 
@@ -48,6 +49,7 @@ LABELS: Final[dict[str, str]] = {
     # Programs, members, people.
     "active": N_("Active"),
     "paused": N_("Paused"),
+    "retired": N_("Retired"),
     "suspended": N_("Suspended"),
     "manager": N_("Manager"),
     "advertiser": N_("Advertiser"),
@@ -65,31 +67,81 @@ LABELS: Final[dict[str, str]] = {
     "void": N_("Declined by the network"),
     "postback": N_("Postback"),
     "api": N_("API"),
+    "pixel": N_("Pixel"),
+    "upload": N_("File"),
+    # What became of a report, and where a file stands.
+    "accepted": N_("Taken in"),
+    "duplicate": N_("Known already"),
+    "ignored": N_("Ignored: the first report stays"),
+    "conflict": N_("Contradiction"),
+    "status": N_("Status"),
+    "invalid": N_("Not valid"),
+    "queued": N_("Waiting"),
+    "running": N_("In progress"),
+    "done": N_("Done"),
+    "failed": N_("Failed"),
     "import": N_("Import"),
     "new": N_("New customer"),
     "returning": N_("Returning customer"),
     "click": N_("Click"),
+    "customer": N_("Customer seen before"),
+    "order": N_("Earlier order"),
+    "preferred": N_("Preferred partner"),
+    "manual": N_("Assigned by hand"),
+    # Coupons: how a code is compared, and what it does.
+    "EQUALS": N_("exact"),
+    "STARTS_WITH": N_("beginning"),
+    "ENDS_WITH": N_("end"),
+    "CONTAINS": N_("any part"),
+    "owner": N_("where no click decides"),
+    "exclusive": N_("always the owner's"),
+    "suppressed": N_("pays nobody"),
     "none": N_("None"),
+    # What reports are grouped by, and the values of it that are codes.
+    "hour": N_("Hour"),
+    "day": N_("Day"),
+    "week": N_("Week"),
+    "month": N_("Month"),
+    "program": N_("Program"),
+    "link": N_("Link"),
+    "country": N_("Country"),
+    "device": N_("Device"),
+    "s1": N_("Sub-id 1"),
+    "s2": N_("Sub-id 2"),
+    "s3": N_("Sub-id 3"),
+    "s4": N_("Sub-id 4"),
+    "s5": N_("Sub-id 5"),
+    "reason": N_("Reason"),
+    "desktop": N_("Desktop"),
+    "mobile": N_("Phone"),
+    "tablet": N_("Tablet"),
+    "tv": N_("TV"),
+    "bot": N_("Robot"),
+    "unknown": N_("Unknown"),
+    "not_a_member": N_("Not a member"),
+    "head": N_("Asked for by a machine"),
+    "prefetch": N_("Loaded in advance"),
+    "preview": N_("Preview"),
+    "link_retired": N_("Link retired"),
+    "no_consent": N_("No consent"),
+    "no_consent_tcf": N_("No consent (TCF)"),
+    "global_privacy_control": N_("Global Privacy Control"),
+    # How well tracking does.
+    "green": N_("Fine"),
+    "amber": N_("Look at it"),
+    "red": N_("Act now"),
 }
 
-# Why an order has the publisher it has, or none.
-_ATTRIBUTION: Final[dict[str, str]] = {
-    "last_click": N_("The last click before the order decides, and it was this publisher's."),
-    "no_click": N_("The advertiser reported no click."),
-    "no_click_id": N_("The advertiser reported no click."),
-    "click_id_malformed": N_("What the advertiser reported is no click id."),
-    "click_id_unknown_key": N_("The click id was signed with a key that is not in use here."),
-    "click_id_forged": N_("The click id was altered or not issued here."),
-    "click_of_other_program": N_("The click belongs to another program."),
-    "publisher_unknown": N_("The click names a publisher that does not exist."),
-    "not_a_member": N_("The publisher was not an approved member of the program."),
-    "click_not_billable": N_("The click may not earn."),
-    "click_after_order": N_("The click came after the order."),
-    "outside_window": N_("The click is older than the program's attribution window."),
-    "paused": N_("The program was paused at the time of the click."),
-    "head": N_("A machine asked for the link ahead of a person."),
-    "prefetch": N_("The browser loaded the link in advance."),
-    "no_consent": N_("The visitor gave no consent to be tracked."),
+_CHECKS: Final[dict[str, str]] = {
+    "conversions": N_("Orders expected"),
+    "silence": N_("Silence"),
+    "no_click": N_("Orders without a click"),
+    "unmatched": N_("Clicks that decide nothing"),
+    "late": N_("Late reports"),
+    "conflicts": N_("Contradictions"),
+    "refused": N_("Refused reports"),
+    "repeat_clicks": N_("Repeated clicks"),
+    "links": N_("Pages behind links"),
 }
 
 _STEPS: Final[dict[str, str]] = {
@@ -107,6 +159,12 @@ TONES: Final[dict[str, str]] = {
     "settled": "done",
     "cleared": "good",
     "active": "good",
+    "done": "good",
+    "running": "info",
+    "queued": "info",
+    "failed": "bad",
+    "conflict": "warn",
+    "invalid": "bad",
     "held": "warn",
     "hold": "warn",
     "tag": "warn",
@@ -121,6 +179,9 @@ TONES: Final[dict[str, str]] = {
     "reversed": "bad",
     "confirmed": "bad",
     "reject": "bad",
+    "green": "good",
+    "amber": "warn",
+    "red": "bad",
 }
 
 
@@ -144,10 +205,15 @@ def reason(code: str, *, language: str, gettext: Gettext) -> str:
     return label(code, gettext=gettext)
 
 
-def attribution(code: str, *, gettext: Gettext) -> str:
+def attribution(code: str, *, language: str) -> str:
     """Why an order has the publisher it has, as a sentence."""
-    known = _ATTRIBUTION.get(code)
-    return gettext(known) if known else label(code, gettext=gettext)
+    return attribution_words.sentence(code, language)
+
+
+def health_check(code: str, *, gettext: Gettext) -> str:
+    """What a check of tracking health looks at."""
+    known = _CHECKS.get(code)
+    return gettext(known) if known else _read_out(code)
 
 
 def step(code: str, *, gettext: Gettext) -> str:
@@ -172,9 +238,12 @@ def tone(code: str) -> str:
 
 
 _DONE: Final[dict[str, str]] = {
+    "uploaded": N_("The file is taken in. Its rows are worked on now."),
     "signed_out": N_("You are signed out."),
     "flag_cleared": N_("The flag is cleared. The commission goes on."),
     "flag_confirmed": N_("The flag is confirmed. The commission is withdrawn."),
+    "link_made": N_("The short link is made. It works within seconds."),
+    "link_retired": N_("The short link is retired. Its visitors go to the fallback page."),
     "run_proposed": N_("The payout run is proposed. A second person approves it."),
     "run_proposed_alone": N_("The payout run is proposed. Check it and approve it next."),
     "run_approved": N_("The payout run is approved. Download the bank file next."),
@@ -192,9 +261,13 @@ _PROBLEMS: Final[dict[str, str]] = {
     ),
     "not_found": N_("There is no such page, or it is not yours to see."),
     "too_large": N_("The form is larger than this server reads."),
+    "too_many_file_rows": N_("The file has more rows than this server takes at once."),
     "flag_decided": N_("This flag was decided meanwhile. Nothing was changed."),
     "payout_state": N_("The run has moved on meanwhile. Nothing was changed."),
     "payout_same_eyes": N_("Somebody other than the person who proposed the run must approve it."),
+    "link_code_taken": N_("Another short link has this code. Choose another one."),
+    "not_joined": N_("You are not an approved member of this program; nothing was made."),
+    "too_many_links": N_("You have as many short links as this network allows. Retire some."),
     "unavailable": N_("The database does not answer. Nothing was changed; try again in a moment."),
 }
 
@@ -203,7 +276,19 @@ _RULES: Final[dict[tuple[str, str], str]] = {
     ("reference", "length"): N_("Enter the reference of the bank, 1 to 140 characters."),
     ("minimum_minor", "integer"): N_("The minimum is a whole number of minor units, 0 or more."),
     ("outcome", "required"): N_("Choose whether to clear or to confirm."),
+    ("url", "url"): N_("The page must be a plain address that begins with https://."),
+    ("url", "length"): N_("The address of the page is longer than a link can hold."),
+    ("url", "foreign"): N_("The page is not on one of the program's own domains."),
+    ("program", "missing"): N_("Choose a program."),
+    ("code", "format"): N_("A code is 3 to 64 of a-z, 0-9 and inner hyphens."),
+    ("code", "reserved"): N_("This word is kept for the network. Choose another one."),
     ("cursor", "cursor"): N_("This link into the list is damaged. Start from its first page."),
+    ("group_by", "combination"): N_("These two groupings do not go together. Choose another."),
+    ("group_by", "count"): N_("Choose one grouping, or two different ones."),
+    ("from", "day"): N_("Values of clicks are counted by whole days."),
+    ("to", "order"): N_("The last day is before the first."),
+    ("to", "range"): N_("This is too long a time for this grouping."),
+    ("from", "range"): N_("Hours of so long ago are not kept. Group by day."),
     ("from", "date"): N_("A date looks like 2026-03-10."),
     ("to", "date"): N_("A date looks like 2026-03-10."),
 }

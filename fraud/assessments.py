@@ -1,22 +1,25 @@
 """The stored judgement of a conversion: gathers what is known of it, and keeps the verdict.
 
-Two look-ups and one insert a conversion, one more insert when it is flagged: histories of many
+Conversions are judged in batches, a few statements each whatever their number: histories of many
 thousand orders are replayed through here.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from fraud import rules
 from fraud.evidence import Evidence
 from fraud.models import Assessment, Flag
 from fraud.rules import Action
+from kernel import bulk
 from kernel.errors import NotFound
 from kernel.ids import new_id
 from network.models import Program
+from tracker import clicks
 from tracker.agents import AgentClass
 from tracker.attribution import NotAttributed
 from tracker.models import Attribution, Click, Conversion
@@ -28,8 +31,9 @@ _VISITOR_CLICKS_COUNTED_MAX = 1_000
 
 
 class _Facts(NamedTuple):
-    """What there is to judge. Every `click_` field is None where the click has no row."""
+    """What there is to judge, but for the click."""
 
+    conversion_id: str
     program_id: str
     occurred_at: datetime
     order_country: str | None
@@ -37,143 +41,143 @@ class _Facts(NamedTuple):
     attributed_id: str | None
     publisher_id: str | None
     click_id: str | None
-    click_at: datetime
-    click_imported: bool
-    click_program_id: str
-    click_country: str | None
-    visitor_key: str
-    user_agent: str
-    agent_class: str
-    sec_fetch_dest: str | None
-    sec_fetch_mode: str | None
-    sec_fetch_user: str | None
-    sec_purpose: str | None
-    is_hosting: bool
-    duplicates: int
+    assessed: int
 
 
-# Asked for every order that comes in; built once, because building costs more than asking.
+# Asked for every batch of orders; built once, because building costs more than asking.
 _TABLES = Assessment.metadata.tables
-_assessment, _attribution, _click, _conversion, _flag, _program = (
+_assessment, _attribution, _conversion, _flag, _program = (
     _TABLES[str(model.__tablename__)]
-    for model in (Assessment, Attribution, Click, Conversion, Flag, Program)
+    for model in (Assessment, Attribution, Conversion, Flag, Program)
 )
 _LOOK_UP = (
     sa.select(
+        _conversion.c.id,
         _conversion.c.program_id,
         _conversion.c.occurred_at,
         _conversion.c.country,
         _program.c.hold_score,
         _attribution.c.conversion_id,
         _attribution.c.publisher_id,
-        _click.c.id,
-        _click.c.at,
-        _click.c.imported,
-        _click.c.program_id,
-        _click.c.country,
-        _click.c.visitor_key,
-        _click.c.user_agent,
-        _click.c.agent_class,
-        _click.c.sec_fetch_dest,
-        _click.c.sec_fetch_mode,
-        _click.c.sec_fetch_user,
-        _click.c.sec_purpose,
-        _click.c.is_hosting,
-        _click.c.duplicates,
-        *_assessment.c,
+        _attribution.c.click_id,
+        # A conversion that was nobody's is judged again when it has a publisher.
+        sa.exists().where(
+            _assessment.c.conversion_id == _conversion.c.id,
+            _assessment.c.at >= _attribution.c.decided_at,
+        ),
     )
     .join(_program, _program.c.id == _conversion.c.program_id)
     .outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
-    .outerjoin(_click, _click.c.id == _attribution.c.click_id)
-    .outerjoin(_assessment, _assessment.c.conversion_id == _conversion.c.id)
-    .where(_conversion.c.id == sa.bindparam("conversion_id"))
-    # Newest first: whoever judges again adds a row, and the last word stands.
-    .order_by(_assessment.c.seq.desc())
-    .limit(1)
+    .where(_conversion.c.id.in_(sa.bindparam("conversion_ids", expanding=True)))
 )
-_VISITOR_CLICKS = sa.select(sa.func.count()).select_from(
-    sa.select(_click.c.id)
-    .where(
-        _click.c.program_id == sa.bindparam("program_id"),
-        _click.c.visitor_key == sa.bindparam("visitor_key"),
-        _click.c.at > sa.bindparam("after"),
-        _click.c.at <= sa.bindparam("until"),
-    )
-    .limit(_VISITOR_CLICKS_COUNTED_MAX)
-    .subquery()
-)
-_ASSESSMENT = sa.insert(_assessment)
+_IDS_MAX = 500
+_ASSESSMENT = bulk.Insert(_assessment, "id", "conversion_id", "score", "action", "reasons", "at")
 _FLAG = sa.insert(_flag)
 
 
 def assess(session: Session, conversion_id: str, *, now: datetime) -> Assessment:
-    """Judge an attributed conversion; a hold opens a Flag, unless nobody would be paid for it.
+    """As `assess_many` for one conversion, with the assessment that stands."""
+    assess_many(session, [conversion_id], now=now)
+    # Newest first: whoever judges again adds a row, and the last word stands.
+    query = (
+        select(Assessment)
+        .where(Assessment.conversion_id == conversion_id)
+        .order_by(col(Assessment.seq).desc())
+    )
+    return session.exec(query.limit(1)).one()
 
-    A repeat returns the stored assessment and changes nothing. Raises NotFound for an unknown
-    conversion and NotAttributed for one that `attribute` has not seen yet.
+
+def assess_many(session: Session, conversion_ids: Sequence[str], *, now: datetime) -> None:
+    """Judge attributed conversions; a hold opens a Flag, unless nobody would be paid for it.
+
+    One judged since it was attributed is not judged again. Raises NotFound for an unknown
+    conversion and NotAttributed for one that `attribute` has not seen yet; then none is judged.
     """
-    facts, earlier = _look_up(session, conversion_id)
-    if earlier is not None:
-        return earlier
-    if facts.attributed_id is None:
-        raise NotAttributed("the conversion is not attributed yet", conversion_id=conversion_id)
-    verdict = rules.assess(_evidence(session, facts), hold_score=facts.hold_score)
-    assessment: dict[str, Any] = {
+    for start in range(0, len(conversion_ids), _IDS_MAX):
+        _assess_some(session, conversion_ids[start : start + _IDS_MAX], now)
+
+
+def _assess_some(session: Session, conversion_ids: Sequence[str], now: datetime) -> None:
+    fresh = [one for one in _look_up(session, conversion_ids) if not one.assessed]
+    if not fresh:
+        return
+    for facts in fresh:
+        if facts.attributed_id is None:
+            raise NotAttributed(
+                "the conversion is not attributed yet", conversion_id=facts.conversion_id
+            )
+    seen = clicks.find_many(session, {one.click_id for one in fresh if one.click_id})
+    repeats = _visitor_clicks(session, seen.values())
+    assessments: list[dict[str, Any]] = []
+    raised: list[dict[str, Any]] = []
+    for facts in fresh:
+        click = seen.get(facts.click_id) if facts.click_id else None
+        verdict = rules.assess(_evidence(facts, click, repeats), hold_score=facts.hold_score)
+        assessment = _assessment_row(facts, verdict, now)
+        assessments.append(assessment)
+        if verdict.action in HELD_ACTIONS and facts.publisher_id is not None:
+            raised.append(_flag_row(facts, assessment, now))
+    _ASSESSMENT(session, assessments)
+    if raised:
+        session.execute(_FLAG, raised)
+
+
+def _look_up(session: Session, conversion_ids: Sequence[str]) -> list[_Facts]:
+    """The facts in the order of the ids."""
+    rows = session.execute(_LOOK_UP, {"conversion_ids": list(conversion_ids)})
+    found = {row[0]: _Facts(*row) for row in rows}
+    if not all(one in found for one in conversion_ids):
+        raise NotFound("no such conversion", kind="conversion")
+    return [found[one] for one in conversion_ids]
+
+
+def _assessment_row(facts: _Facts, verdict: rules.Assessment, now: datetime) -> dict[str, Any]:
+    return {
         "id": new_id("asm", at=now),
-        "conversion_id": conversion_id,
+        "conversion_id": facts.conversion_id,
         "score": verdict.score,
         "action": verdict.action,
         "reasons": [rules.reason_facts(reason) for reason in verdict.reasons],
         "at": now,
     }
-    session.execute(_ASSESSMENT, assessment)
-    if verdict.action in HELD_ACTIONS and facts.publisher_id is not None:
-        flag = {
-            "id": new_id("flg", at=now),
-            "conversion_id": conversion_id,
-            "assessment_id": assessment["id"],
-            "program_id": facts.program_id,
-            "publisher_id": facts.publisher_id,
-            "score": verdict.score,
-            "at": now,
-        }
-        session.execute(_FLAG, flag)
-    return Assessment(**assessment)
 
 
-def _look_up(session: Session, conversion_id: str) -> tuple[_Facts, Assessment | None]:
-    row = session.execute(_LOOK_UP, {"conversion_id": conversion_id}).one_or_none()
-    if row is None:
-        raise NotFound("no such conversion", kind="conversion")
-    known = len(_Facts._fields)
-    judged: dict[str, Any] = dict(zip(_assessment.c.keys(), row[known:], strict=True))
-    return _Facts(*row[:known]), None if judged["id"] is None else Assessment(**judged)
+def _flag_row(facts: _Facts, assessment: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id("flg", at=now),
+        "conversion_id": facts.conversion_id,
+        "assessment_id": assessment["id"],
+        "program_id": facts.program_id,
+        "publisher_id": facts.publisher_id,
+        "score": assessment["score"],
+        "at": now,
+    }
 
 
-def _evidence(session: Session, facts: _Facts) -> Evidence:
-    if facts.click_id is None:
+def _evidence(facts: _Facts, click: Click | None, repeats: Mapping[str, int]) -> Evidence:
+    if click is None:
         # No click, or one whose record is lost: what was not seen is held against nobody.
         return Evidence(is_conversion=True, has_click=False, order_country=facts.order_country)
-    if facts.click_imported:
-        return _imported_evidence(facts)
+    if click.imported:
+        return _imported_evidence(facts, click)
     return Evidence(
         is_conversion=True,
-        agent_class=_agent_class(facts),
-        user_agent_empty=not facts.user_agent.strip(),
-        sec_fetch_dest=facts.sec_fetch_dest,
-        sec_fetch_mode=facts.sec_fetch_mode,
-        sec_fetch_user=facts.sec_fetch_user,
-        sec_purpose=facts.sec_purpose,
-        is_hosting=facts.is_hosting,
-        click_country=facts.click_country,
+        agent_class=_agent_class(click),
+        user_agent_empty=not click.user_agent.strip(),
+        sec_fetch_dest=click.sec_fetch_dest,
+        sec_fetch_mode=click.sec_fetch_mode,
+        sec_fetch_user=click.sec_fetch_user,
+        sec_purpose=click.sec_purpose,
+        is_hosting=click.is_hosting,
+        click_country=click.country,
         order_country=facts.order_country,
-        seconds_click_to_order=_whole_seconds(facts.occurred_at - facts.click_at),
-        duplicate_clicks=facts.duplicates + 1,
-        visitor_clicks_hour=_visitor_clicks(session, facts),
+        seconds_click_to_order=_whole_seconds(facts.occurred_at - click.at),
+        duplicate_clicks=click.duplicates + 1,
+        visitor_clicks_hour=repeats.get(click.id),
     )
 
 
-def _imported_evidence(facts: _Facts) -> Evidence:
+def _imported_evidence(facts: _Facts, click: Click) -> Evidence:
     """What another network's record proves: a header it did not pass on was not an empty one.
 
     Its time is what that network says, so nothing that is measured in time is judged by it: not
@@ -182,19 +186,19 @@ def _imported_evidence(facts: _Facts) -> Evidence:
     return Evidence(
         is_conversion=True,
         imported=True,
-        agent_class=_agent_class(facts) if facts.user_agent.strip() else None,
-        sec_fetch_dest=facts.sec_fetch_dest,
-        sec_fetch_mode=facts.sec_fetch_mode,
-        sec_fetch_user=facts.sec_fetch_user,
-        sec_purpose=facts.sec_purpose,
-        is_hosting=True if facts.is_hosting else None,
-        click_country=facts.click_country,
+        agent_class=_agent_class(click) if click.user_agent.strip() else None,
+        sec_fetch_dest=click.sec_fetch_dest,
+        sec_fetch_mode=click.sec_fetch_mode,
+        sec_fetch_user=click.sec_fetch_user,
+        sec_purpose=click.sec_purpose,
+        is_hosting=True if click.is_hosting else None,
+        click_country=click.country,
         order_country=facts.order_country,
     )
 
 
-def _agent_class(facts: _Facts) -> AgentClass | None:
-    return AgentClass(facts.agent_class) if facts.agent_class else None
+def _agent_class(click: Click) -> AgentClass | None:
+    return AgentClass(click.agent_class) if click.agent_class else None
 
 
 def _whole_seconds(span: timedelta) -> int:
@@ -202,15 +206,14 @@ def _whole_seconds(span: timedelta) -> int:
     return span // timedelta(seconds=1)
 
 
-def _visitor_clicks(session: Session, facts: _Facts) -> int | None:
-    """Clicks of this visitor on this program in the hour up to the click, this one included."""
-    if not facts.visitor_key:
-        return None
-    wanted = {
-        "program_id": facts.click_program_id,
-        "visitor_key": facts.visitor_key,
-        "after": facts.click_at - _HOUR,
-        "until": facts.click_at,
+def _visitor_clicks(session: Session, seen: Iterable[Click]) -> dict[str, int]:
+    """For each click, those of its visitor on its program in the hour up to it, itself included."""
+    judged = [click for click in seen if click.visitor_key and not click.imported]
+    counted = clicks.counts_of_visitors(
+        session, judged, span=_HOUR, count_max=_VISITOR_CLICKS_COUNTED_MAX
+    )
+    # Those of the hour that stand under yesterday's salt were counted when the click was stored.
+    return {
+        click.id: min(counted[click.id] + click.carried_clicks, _VISITOR_CLICKS_COUNTED_MAX)
+        for click in judged
     }
-    count: int = session.execute(_VISITOR_CLICKS, wanted).scalar_one()
-    return count

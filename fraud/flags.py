@@ -23,13 +23,17 @@ NOTE_CHARS_MAX = 2_000
 PAGE_ROWS_MAX = 1_000
 _PACKAGE = "fraud"
 _SIGNALS: Mapping[str, Signal] = {signal.CODE: signal for signal in SIGNALS}
-# Asked for every order that comes in; built once, because building costs more than asking.
+# Asked for every batch of orders; built once, because building costs more than asking.
 _flag, _decision = (Flag.metadata.tables[name] for name in ("flag", "flag_decision"))
 _OPEN = (
     sa.select(_flag)
     .outerjoin(_decision, _decision.c.flag_id == _flag.c.id)
-    .where(_flag.c.conversion_id == sa.bindparam("conversion_id"), _decision.c.flag_id.is_(None))
+    .where(
+        _flag.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True)),
+        _decision.c.flag_id.is_(None),
+    )
 )
+_IDS_MAX = 500
 
 
 class FlagStatus(StrEnum):
@@ -104,8 +108,17 @@ def count_open(session: Session, actor: Actor) -> int:
 
 def find_open(session: Session, conversion_id: str) -> Flag | None:
     """The undecided flag of a conversion, if it has one."""
-    row = session.execute(_OPEN, {"conversion_id": conversion_id}).mappings().one_or_none()
-    return None if row is None else Flag(**row)
+    rows = session.execute(_OPEN, {"conversion_ids": [conversion_id]}).mappings()
+    return next((Flag(**row) for row in rows), None)
+
+
+def find_held(session: Session, conversion_ids: Sequence[str]) -> set[str]:
+    """Which of these conversions have an undecided flag."""
+    held: set[str] = set()
+    for start in range(0, len(conversion_ids), _IDS_MAX):
+        asked = {"conversion_ids": list(conversion_ids[start : start + _IDS_MAX])}
+        held |= {row.conversion_id for row in session.execute(_OPEN, asked)}
+    return held
 
 
 def clear(session: Session, flag_id: str, *, note: str, actor: str, now: datetime) -> FlagDecision:

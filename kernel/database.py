@@ -28,6 +28,9 @@ BUSY_TIMEOUT_MILLISECONDS = 10_000
 CHECKPOINT_TIMEOUT_MILLISECONDS = 250
 LOCK_TIMEOUT_MILLISECONDS = 10_000
 _BEGIN_PAUSE_SECONDS = 0.003
+# Negative: kibibytes of SQLite's pages that a connection keeps.
+_CACHE_SIZE = -32_768
+_CACHE_SIZE_SCANNING = -1_024
 
 # SQLite numbers rows only for INTEGER keys; PostgreSQL needs 64 bits said out loud.
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -105,7 +108,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         # Without it INSERT OR REPLACE deletes a row past the trigger that forbids deleting.
         "recursive_triggers = ON",
         "temp_store = MEMORY",
-        "cache_size = -32768",
+        f"cache_size = {_CACHE_SIZE}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
@@ -145,6 +148,17 @@ def let_others_write(engine: Engine) -> None:
         time.sleep(2 * _BEGIN_PAUSE_SECONDS)
 
 
+def take_turns(session: Session, name: str) -> None:
+    """Be the only transaction that deals with this, until it ends; others wait here for it.
+
+    For what no row stands for yet. SQLite's writers are alone anyway.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(
+            sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}
+        )
+
+
 @contextmanager
 def unit_of_work(engine: Engine) -> Iterator[Session]:
     """A session whose one commit happens at the end; any error rolls everything back."""
@@ -163,6 +177,23 @@ def reading(engine: Engine) -> Iterator[Session]:
         Session(connection, expire_on_commit=False, autoflush=False) as session,
     ):
         yield session
+
+
+@contextmanager
+def scanning(engine: Engine) -> Iterator[Session]:
+    """A session like that of `reading`, for one pass over many rows that are not asked for again.
+
+    What the pass has seen is not kept: a pooled connection would hold tens of megabytes of it.
+    """
+    with reading(engine) as session:
+        is_sqlite = engine.dialect.name == "sqlite"
+        if is_sqlite:
+            session.execute(sa.text(f"PRAGMA cache_size = {_CACHE_SIZE_SCANNING}"))
+        try:
+            yield session
+        finally:
+            if is_sqlite:
+                session.execute(sa.text(f"PRAGMA cache_size = {_CACHE_SIZE}"))
 
 
 def is_reachable(engine: Engine) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
@@ -44,6 +44,7 @@ from kernel.tokens import Tokens
 _log = log.get(__name__)
 _M = TypeVar("_M", bound=BaseModel)
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_BYTES_IN_LOOP_MAX = 64 * 1024
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -80,6 +81,12 @@ class Call:
         return self.opened
 
 
+class NoQuery(BaseModel):
+    """An operation without query parameters; one that is sent is refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 Handler = Callable[[Call], Any]
 Guard = Callable[[Request], Any]
 
@@ -95,7 +102,7 @@ class Endpoint:
     tag: str
     guard: Guard | None = None
     roles: tuple[str, ...] = ()
-    query: type[BaseModel] | None = None
+    query: type[BaseModel] = NoQuery
     body: type[BaseModel] | None = None
     reply: type[BaseModel] | None = None
     status: int = 200
@@ -126,7 +133,7 @@ def route(endpoint: Endpoint) -> Route:
 
 async def _answer(endpoint: Endpoint, request: Request) -> Response:
     shared = context(request)
-    actor = await run_in_threadpool(endpoint.guard, request) if endpoint.guard else None
+    actor = await _admit(endpoint, request)
     try:
         allowance = shared.limiter.spend(_spender(request, actor), now=clock.now())
     except TooMany as error:
@@ -142,6 +149,16 @@ async def _answer(endpoint: Endpoint, request: Request) -> Response:
     return response
 
 
+async def _admit(endpoint: Endpoint, request: Request) -> Any:
+    guard = endpoint.guard
+    if guard is None:
+        return None
+    # A guard that waits for bytes (a signature over the body) is asynchronous.
+    if inspect.iscoroutinefunction(guard):
+        return await guard(request)
+    return await run_in_threadpool(guard, request)
+
+
 async def _take(endpoint: Endpoint, request: Request, actor: Any) -> Response:
     has_body = endpoint.method in _METHODS_WITH_BODY
     raw = await read_body(request) if has_body else b""
@@ -149,8 +166,8 @@ async def _take(endpoint: Endpoint, request: Request, actor: Any) -> Response:
         request=request,
         context=context(request),
         actor=actor,
-        body=parse(endpoint.body, load_json(raw or b"{}")) if endpoint.body else None,
-        query=parse(endpoint.query, dict(request.query_params)) if endpoint.query else None,
+        query=parse(endpoint.query, dict(request.query_params)),
+        body=await _parse_body(endpoint.body, raw or b"{}") if endpoint.body else None,
         path=dict(request.path_params),
         now=clock.now(),
     )
@@ -159,6 +176,13 @@ async def _take(endpoint: Endpoint, request: Request, actor: Any) -> Response:
     if key is not None:
         return await _once(endpoint, call, key=key, raw=raw)
     return await _run(endpoint, call)
+
+
+async def _parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
+    if len(raw) <= _BYTES_IN_LOOP_MAX:
+        return parse(model, load_json(raw))
+    # Clicks of the same process would wait for a batch of thousands of rows.
+    return await run_in_threadpool(lambda: parse(model, load_json(raw)))
 
 
 def _spender(request: Request, actor: Any) -> str:
@@ -243,25 +267,30 @@ def _render(endpoint: Endpoint, result: Any) -> Response:
     return JSONResponse(result, status_code=endpoint.status)
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body; past `body_bytes_max` a TooLarge, before reading on."""
-    limit = context(request).settings.body_bytes_max
+async def read_body(request: Request, *, limit: str = "body_bytes_max") -> bytes:
+    """The whole body, at a repeat again; past the setting `limit` a TooLarge, before reading on."""
+    kept: bytes | None = getattr(request.state, "body_read", None)
+    if kept is not None:
+        return kept
+    bytes_max: int = getattr(context(request).settings, limit)
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+    if declared.isdecimal() and int(declared) > bytes_max:
+        raise _too_large(limit, bytes_max)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
+        if size > bytes_max:
+            raise _too_large(limit, bytes_max)
         chunks.append(chunk)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    request.state.body_read = body
+    return body
 
 
-def _too_large(limit: int) -> TooLarge:
+def _too_large(limit: str, bytes_max: int) -> TooLarge:
     return TooLarge(
-        f"the body is larger than {limit} bytes", limit="body_bytes_max", limit_bytes=limit
+        f"the body is larger than {bytes_max} bytes", limit=limit, limit_bytes=bytes_max
     )
 
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from kernel import clock
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32, lower case
-_LENGTH = 26
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_SHIFTS = range(120, -10, -10)  # 26 characters
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -35,8 +36,5 @@ def derived_id(prefix: str, key: bytes, *parts: str) -> str:
 
 
 def _encode(number: int) -> str:
-    characters = []
-    for _ in range(_LENGTH):
-        number, index = divmod(number, 32)
-        characters.append(_ALPHABET[index])
-    return "".join(reversed(characters))
+    # Two characters a step: ids are made for every row that is written.
+    return "".join(_PAIRS[number >> bits & 1023] for bits in _SHIFTS)

@@ -73,8 +73,7 @@ def _models(endpoints: Sequence[Endpoint]) -> list[tuple[type[BaseModel], Any]]:
     for endpoint in endpoints:
         if endpoint.body is not None:
             found[endpoint.body, "validation"] = None
-        if endpoint.query is not None:
-            found[endpoint.query, "validation"] = None
+        found[endpoint.query, "validation"] = None
         if endpoint.reply is not None:
             found[endpoint.reply, "serialization"] = None
     return list(found)
@@ -145,9 +144,7 @@ def _responses(endpoint: Endpoint, refs: _Refs) -> dict[str, Any]:
 
 
 def _errors(endpoint: Endpoint) -> list[type[AppError]]:
-    kinds = list(endpoint.errors)
-    if endpoint.body is not None or endpoint.query is not None:
-        kinds.append(InvalidInput)
+    kinds = [*endpoint.errors, InvalidInput]
     if endpoint.guard is not None:
         kinds.append(Unauthenticated)
     return kinds

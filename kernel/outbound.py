@@ -320,15 +320,29 @@ def fetch(
     and leaves no file. A repeat is a new request; nothing is cached here.
     """
     budget = _Budget(policy)
-    sent = _checked_headers(headers)
-    target = check_url(url, policy=policy)
-    for _ in range(policy.redirects_max + 1):
-        with _exchange("GET", target, sent, None, budget) as response:
+    with _followed("GET", url, _checked_headers(headers), budget) as (response, target, sent):
+        _check_status(response.status, sent)
+        return _received(response, target, budget, directory)
+
+
+def probe(url: str, *, policy: OutboundPolicy, method: str = "HEAD") -> int:
+    """The status at the end of the redirects, whatever it is; no body is read."""
+    with _followed(method, url, {}, _Budget(policy)) as (response, _, _):
+        return response.status
+
+
+@contextlib.contextmanager
+def _followed(
+    method: str, url: str, sent: dict[str, str], budget: _Budget
+) -> Iterator[tuple[httpcore.Response, httpx.URL, dict[str, str]]]:
+    target = check_url(url, policy=budget.policy)
+    for _ in range(budget.policy.redirects_max + 1):
+        with _exchange(method, target, sent, None, budget) as response:
             if response.status not in _REDIRECTS:
-                _check_status(response.status, sent)
-                return _received(response, target, budget, directory)
+                yield response, target, sent
+                return
             location = httpx.Headers(response.headers).get("location", "")
-            following = _redirect_target(target, location, policy)
+            following = _redirect_target(target, location, budget.policy)
         if _origin(following) != _origin(target):
             sent = {name: text for name, text in sent.items() if name in _HEADERS_FOR_ANY_ORIGIN}
         target = following

@@ -2,13 +2,15 @@
 
 A row names a kind, a subject and a lane. Rows of one lane are worked in the order they were
 written, by one worker at a time (a lease), so that what follows an order never overtakes it;
-lanes run side by side. A handler that fails is tried again with a growing pause and parked after
-`attempts_max`; meanwhile later rows of the same subject wait and everyone else's go on.
+lanes run side by side. Consecutive rows whose kinds end in the same handler are worked together, as
+many as fit into the time a transaction may last. When such a batch fails it is taken back and
+worked again in halves until the row that fails stands alone: it is tried again with a growing pause
+and parked after `attempts_max`; meanwhile later rows of its subject wait and everyone else's go on.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -20,11 +22,27 @@ from kernel import log
 from kernel.database import let_others_write, reading, sequence_key, unit_of_work
 
 _log = log.get(__name__)
-_ROWS_PER_LOOK = 200
+_ROWS_PER_LOOK = 1000
+_GROWTH = 4
+# The last quarter of a transaction's time is left free: rows differ, and a batch too small to use
+# it well costs more than the next transaction.
+_USED = 0.75
 _ERROR_CHARS_MAX = 500
 
-Handler = Callable[[Session, str, datetime], None]
-"""(session, subject_id, now); must tolerate a second delivery."""
+
+class FollowUp(NamedTuple):
+    """What a handler is given of a row."""
+
+    kind: str
+    subject_id: str
+
+
+Handler = Callable[[Session, Sequence[FollowUp], datetime], None]
+"""(session, rows, now); must tolerate a second delivery, also within one call.
+
+The last handler of a kind must do what it would do given the rows one after the other; those before
+it prepare its work and look at no other row. An error means that nothing is done for any of them.
+"""
 
 
 class OutboxRow(SQLModel, table=True):
@@ -61,6 +79,11 @@ class _Due(NamedTuple):
     subject_id: str
     attempts: int
 
+    @property
+    def follow_up(self) -> FollowUp:
+        """The row as handlers see it."""
+        return FollowUp(self.kind, self.subject_id)
+
 
 class Lease(SQLModel, table=True):
     """Who works on a named thing, until when."""
@@ -96,6 +119,50 @@ def pending(session: Session) -> int:
     return session.exec(query).one()
 
 
+@dataclass(slots=True)
+class _Pace:
+    """How many rows are worked together: as many as fit, found out by growing from one.
+
+    `suspect` is the last row of a batch that failed, by lane: up to it batches are halved until
+    the row that fails stands alone.
+    """
+
+    rows: int = 1
+    row_seconds: float = 0.0
+    suspect: dict[str, int] = field(default_factory=dict)
+
+    def rows_max(self, seconds_left: float) -> int:
+        """How many rows to try in the time that is left; at least one."""
+        fitting = self.rows
+        if self.row_seconds:
+            fitting = min(fitting, int(_USED * seconds_left / self.row_seconds))
+        return max(1, fitting)
+
+    def worked(self, rows: int, seconds: float) -> None:
+        """A batch went well: the next may be larger."""
+        self.row_seconds = seconds / rows
+        self.rows = min(max(self.rows, rows * _GROWTH), _ROWS_PER_LOOK)
+
+    def failed(self, lane: str, rows: Sequence[_Due]) -> None:
+        """A batch failed: halve it; behind a row that fails by itself, begin with one again."""
+        if len(rows) > 1:
+            self.suspect[lane] = rows[-1].seq
+        else:
+            self.suspect.pop(lane, None)
+            self.rows = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a drain goes by."""
+
+    handlers: Mapping[str, Sequence[Handler]]
+    owner: str
+    limits: Limits
+    clock: Callable[[], datetime]
+    pace: _Pace
+
+
 def drain(
     engine: Engine,
     handlers: Mapping[str, Sequence[Handler]],
@@ -106,13 +173,11 @@ def drain(
 ) -> int:
     """Work every open lane that nobody else is on, until nothing is due; tries made come back."""
     done = 0
+    work = _Work(handlers, owner, limits, clock, _Pace())
     while True:
         with reading(engine) as session:
             lanes = _due_lanes(session, now=clock())
-        progress = sum(
-            _drain_lane(engine, lane, handlers, owner=owner, limits=limits, clock=clock)
-            for lane in lanes
-        )
+        progress = sum(_drain_lane(engine, lane, work) for lane in lanes)
         done += progress
         if not progress:
             return done
@@ -157,57 +222,82 @@ def _due_lanes(session: Session, *, now: datetime) -> list[str]:
     return list(session.exec(select(OutboxRow.lane).where(*_due(now)).distinct()))
 
 
-def _drain_lane(
-    engine: Engine,
-    lane: str,
-    handlers: Mapping[str, Sequence[Handler]],
-    *,
-    owner: str,
-    limits: Limits,
-    clock: Callable[[], datetime],
-) -> int:
+def _drain_lane(engine: Engine, lane: str, work: _Work) -> int:
     lease = f"outbox:{lane}"
     done = 0
     while True:
         with unit_of_work(engine) as session:
-            if not acquire(session, lease, owner=owner, seconds=limits.lease_seconds, now=clock()):
+            seconds = work.limits.lease_seconds
+            if not acquire(session, lease, owner=work.owner, seconds=seconds, now=work.clock()):
                 return done
-            worked = _work_batch(session, lane, handlers, limits=limits, clock=clock)
-            if not worked:
-                release(session, lease, owner=owner)
+            tried, worked = _work_rows(session, lane, work)
+            if not tried:
+                release(session, lease, owner=work.owner)
                 return done
         done += worked
         let_others_write(engine)
 
 
-def _work_batch(
-    session: Session,
-    lane: str,
-    handlers: Mapping[str, Sequence[Handler]],
-    *,
-    limits: Limits,
-    clock: Callable[[], datetime],
-) -> int:
-    rows = _next_rows(session, lane, now=clock())
-    deadline = time.monotonic() + limits.batch_milliseconds / 1000
+def _work_rows(session: Session, lane: str, work: _Work) -> tuple[int, int]:
+    """(batches tried, rows worked or noted as failed) in the time of one transaction."""
+    rows = _next_rows(session, lane, now=work.clock())
+    seconds_max = work.limits.batch_milliseconds / 1000
+    deadline = time.monotonic() + seconds_max
     waiting: set[str] = set()
     done: list[dict[str, object]] = []
-    worked = 0
-    for row in rows:
-        if row.subject_id in waiting:
+    tried = worked = at = 0
+    while at < len(rows):
+        if rows[at].subject_id in waiting:
+            at += 1
             continue
-        now = clock()
-        if _work_row(session, row, handlers, attempts_max=limits.attempts_max, now=now):
-            done.append({"row": row.seq, "at": now})
-        else:
-            waiting.add(row.subject_id)
-        worked += 1
-        if time.monotonic() > deadline:
+        left = deadline - time.monotonic()
+        if tried and left < (1 - _USED) * seconds_max:
             break
+        batch = _batch(rows, at, lane, work, seconds_left=left, waiting=waiting)
+        now = work.clock()
+        tried += 1
+        error = _work_batch(session, lane, batch, work, now=now)
+        if error is not None and len(batch) > 1:
+            continue
+        if error is None:
+            done += ({"row": row.seq, "at": now} for row in batch)
+        else:
+            _note_failure(session, batch[0], error, work.limits.attempts_max, now=now)
+            waiting.add(batch[0].subject_id)
+        worked += len(batch)
+        at += len(batch)
     if done:
         # Together at the end: work and mark leave in the same transaction either way.
         session.execute(_DONE, done)
-    return worked
+    return tried, worked
+
+
+def _batch(
+    rows: Sequence[_Due],
+    start: int,
+    lane: str,
+    work: _Work,
+    *,
+    seconds_left: float,
+    waiting: set[str],
+) -> list[_Due]:
+    """The rows from `start` on that are worked together."""
+    ending = _last(work.handlers, rows[start])
+    rows_max = work.pace.rows_max(seconds_left)
+    suspect = work.pace.suspect.get(lane, 0)
+    if rows[start].seq <= suspect:
+        suspects = sum(row.seq <= suspect for row in rows[start : start + rows_max])
+        rows_max = max(1, suspects // 2)
+    batch = [rows[start]]
+    for row in rows[start + 1 : start + rows_max]:
+        if row.subject_id in waiting or _last(work.handlers, row) is not ending:
+            break
+        batch.append(row)
+    return batch
+
+
+def _last(handlers: Mapping[str, Sequence[Handler]], row: _Due) -> Handler | None:
+    return handlers[row.kind][-1] if row.kind in handlers else None
 
 
 def _next_rows(session: Session, lane: str, *, now: datetime) -> list[_Due]:
@@ -229,23 +319,31 @@ def _next_rows(session: Session, lane: str, *, now: datetime) -> list[_Due]:
     return [_Due(*row) for row in session.execute(query)]
 
 
-def _work_row(
-    session: Session,
-    row: _Due,
-    handlers: Mapping[str, Sequence[Handler]],
-    *,
-    attempts_max: int,
-    now: datetime,
-) -> bool:
-    # A savepoint a row: a poisoned row takes back its own half-done work and nobody else's.
+def _work_batch(
+    session: Session, lane: str, rows: Sequence[_Due], work: _Work, *, now: datetime
+) -> Exception | None:
+    began = time.monotonic()
+    # A savepoint a batch: what fails takes back its own half-done work and nobody else's.
     try:
         with session.begin_nested():
-            for handler in handlers[row.kind]:
-                handler(session, row.subject_id, now)
+            _handle(session, [row.follow_up for row in rows], work.handlers, now)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises must not stop the lane
-        _note_failure(session, row, error, attempts_max=attempts_max, now=now)
-        return False
-    return True
+        work.pace.failed(lane, rows)
+        return error
+    work.pace.worked(len(rows), time.monotonic() - began)
+    return None
+
+
+def _handle(
+    session: Session,
+    rows: Sequence[FollowUp],
+    handlers: Mapping[str, Sequence[Handler]],
+    now: datetime,
+) -> None:
+    for kind in dict.fromkeys(row.kind for row in rows):
+        for handler in handlers[kind][:-1]:
+            handler(session, [row for row in rows if row.kind == kind], now)
+    handlers[rows[0].kind][-1](session, rows, now)
 
 
 def _storable(text: str) -> str:
@@ -256,7 +354,7 @@ def _storable(text: str) -> str:
 
 
 def _note_failure(
-    session: Session, row: _Due, error: Exception, *, attempts_max: int, now: datetime
+    session: Session, row: _Due, error: Exception, attempts_max: int, *, now: datetime
 ) -> None:
     attempts = row.attempts + 1
     parked = attempts >= attempts_max

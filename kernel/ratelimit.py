@@ -38,19 +38,23 @@ class Limiter:
             quota=self._item.amount, remaining=0, reset_seconds=refusal.retry_after_seconds
         )
 
-    def spend(self, caller: str, *, now: datetime, cost: int = 1) -> Allowance:
-        """Count the request; TooMany when the window is used up."""
-        allowed = self._window.hit(self._item, caller, cost=cost)
-        stats = self._window.get_window_stats(self._item, caller)
+    def spend(
+        self, caller: str, *, now: datetime, cost: int = 1, per_minute: int | None = None
+    ) -> Allowance:
+        """Count the request; TooMany when the window is used up.
+
+        `per_minute` is a quota of its own, for callers that share nothing with API clients.
+        """
+        item = self._item if per_minute is None else RateLimitItemPerMinute(per_minute)
+        allowed = self._window.hit(item, caller, cost=cost)
+        stats = self._window.get_window_stats(item, caller)
         reset_seconds = max(1, math.ceil(stats.reset_time - now.timestamp()))
         if not allowed:
             raise TooMany(
-                f"more than {self._item.amount} requests a minute",
+                f"more than {item.amount} requests a minute",
                 retry_after_seconds=reset_seconds,
             )
-        return Allowance(
-            quota=self._item.amount, remaining=stats.remaining, reset_seconds=reset_seconds
-        )
+        return Allowance(quota=item.amount, remaining=stats.remaining, reset_seconds=reset_seconds)
 
 
 def describe(response: Response, allowance: Allowance) -> None:

@@ -5,6 +5,7 @@ unknown `TALLYSTICK_*` variable stops the start, so that a misspelt limit is nev
 """
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,18 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
 
+    serve_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Web (or tracker) processes of one `serve`, each with a journal of its own.",
+    )
+    click_front: Literal["auto", "asgi"] = Field(
+        "auto",
+        description="`auto` answers links below ASGI where the installed uvicorn is known to "
+        "allow it; `asgi` never does. The answers are the same.",
+    )
+
     journal_segment_bytes_max: int = Field(
         64 * 2**20, ge=2**16, description="A journal segment is closed at this size."
     )
@@ -67,7 +80,10 @@ class Settings(BaseSettings):
         2**20, ge=2**12, description="One journal record; a larger event is refused."
     )
     ship_batch_records_max: int = Field(
-        500, ge=1, description="Events moved into the database in one transaction."
+        5_000, ge=1, description="Events moved into the database at a time."
+    )
+    ship_batch_orders_max: int = Field(
+        500, ge=1, description="Orders and changes of orders among them, in one transaction."
     )
     ship_idle_milliseconds: int = Field(
         50, ge=1, description="Pause of the shipper when its journal holds nothing new."
@@ -79,6 +95,26 @@ class Settings(BaseSettings):
     sub_id_chars_max: int = Field(
         256, ge=1, description="Longest sub-id; longer ones are cut and marked."
     )
+    fallback_url: str = Field(
+        "",
+        description="Where visitors of a dead program or link go when neither publisher nor "
+        "program has a page for them; empty: the program's landing page.",
+    )
+    honours_global_privacy_control: bool = Field(
+        default=True, description="Whether `Sec-GPC: 1` means that the visitor is not tracked."
+    )
+    tcf_vendor_id: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Vendor that an IAB TCF string must name beside purpose 1; 0 asks for none.",
+    )
+    link_rows_max: int = Field(
+        1_000, ge=1, description="Links that are made or built in one request."
+    )
+    publisher_links_max: int = Field(
+        20_000, ge=1, description="Short links of one publisher that are not retired."
+    )
     body_bytes_max: int = Field(
         16 * 2**20, ge=1024, description="Largest request body; a larger one is a 413."
     )
@@ -86,6 +122,35 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Rows of one batch of conversions or clicks."
     )
     order_items_max: int = Field(1_000, ge=1, description="Line items of one order.")
+    tag_body_bytes_max: int = Field(
+        64 * 2**10, ge=1024, description="Body of a browser's report through the tag."
+    )
+    tag_requests_per_minute_max: int = Field(
+        600, ge=1, description="Reports through the tag from one address in a minute."
+    )
+    order_click_ids_max: int = Field(
+        50, ge=1, description="Earlier clicks (`click_ids`) that one order may name."
+    )
+    order_custom_fields_max: int = Field(20, ge=0, description="Custom fields of one order.")
+    order_custom_chars_max: int = Field(
+        256, ge=1, description="Longest value of a custom field of an order."
+    )
+    signature_tolerance_seconds: int = Field(
+        300, ge=1, description="How far the time of a signed report may be from this node's clock."
+    )
+    arrival_repeat_seconds: int = Field(
+        60, ge=1, description="Repeats of one order by one way are written down this often at most."
+    )
+    upload_bytes_max: int = Field(
+        16 * 2**20, ge=1024, description="Largest file of orders, as it is uploaded."
+    )
+    upload_rows_max: int = Field(100_000, ge=1, description="Rows of one file of orders.")
+    upload_decoded_bytes_max: int = Field(
+        256 * 2**20, ge=1024, description="Unpacked size of a spreadsheet file of orders."
+    )
+    upload_chunk_rows: int = Field(
+        500, ge=1, le=10_000, description="Rows of a file that are taken in at once."
+    )
     intake_wait_milliseconds: int = Field(
         2_000, ge=0, description="How long a change of an order waits for the order to be shipped."
     )
@@ -126,8 +191,83 @@ class Settings(BaseSettings):
     geoip_dir: Path | None = Field(
         None, description="Folder with MaxMind-style `*.mmdb` files; they win over built-in data."
     )
+    click_days: int = Field(
+        400,
+        ge=0,
+        description="Days that the rows of clicks are kept; orders outlive them. 0 means for ever.",
+    )
+    visitor_salt_days: int = Field(
+        1,
+        ge=1,
+        le=366,
+        description="Days after which visitor keys get another random salt and the one before "
+        "is deleted a day later.",
+    )
     duplicate_click_seconds: int = Field(
         60, ge=1, description="Clicks of one visitor on one program within this time are repeats."
+    )
+    known_customer_days_max: int = Field(
+        400, ge=1, description="How long an attributed order of a customer is remembered."
+    )
+    unmatched_order_days_max: int = Field(
+        90, ge=1, description="How long an order that is nobody's waits to be matched by itself."
+    )
+    coupon_rows_max: int = Field(1_000, ge=1, description="Coupons added or ended at once.")
+
+    rollup_values_max: int = Field(
+        1_000,
+        ge=1,
+        description="Values of one sub-id, and links, of a publisher on a program and day that "
+        "reports show by name; the visits of the rest are summed as `(more)`.",
+    )
+    rollup_hours_days: int = Field(
+        100, ge=2, description="How long reports by hour reach back; days are kept for ever."
+    )
+    rollup_visitor_days: int = Field(
+        3, ge=1, description="How long it is remembered who was counted as unique on a day."
+    )
+    report_rows_max: int = Field(
+        50_000, ge=100, description="Rows of one report; a larger one is refused."
+    )
+    health_days: int = Field(
+        3, ge=1, le=28, description="The days before now that tracking health judges."
+    )
+    health_history_days: int = Field(
+        28, ge=7, le=90, description="The days before those that it compares them with."
+    )
+    health_orders_min: int = Field(
+        10, ge=1, description="Orders of the history below which nothing is expected."
+    )
+    health_silent_hours: int = Field(
+        6, ge=1, description="Hours without an order from which silence is looked at."
+    )
+    health_late_minutes: int = Field(
+        60, ge=1, description="An order that is reported later than this after it occurred is late."
+    )
+    health_share_percent: int = Field(
+        20,
+        ge=1,
+        le=100,
+        description="Share of late, unmatched, conflicting or clickless orders that is amber; "
+        "twice as much is red.",
+    )
+    link_check_hours: int = Field(
+        24, ge=24, description="Pause between two looks at one page that links lead to."
+    )
+    link_checks_per_hour_max: int = Field(
+        4, ge=0, description="Looks at pages of one program in an hour; 0 looks at none."
+    )
+    link_check_host_seconds: int = Field(
+        30, ge=1, description="Pause between two looks at pages of one host."
+    )
+    link_check_seconds_max: int = Field(10, ge=1, description="Time for one look at a page.")
+    link_check_private_hosts: str = Field(
+        "",
+        description="Hosts on private addresses whose pages may be looked at, comma separated. "
+        "Empty: public addresses only.",
+    )
+    link_targets_max: int = Field(
+        1_000, ge=1, description="Pages of one program that are looked at."
     )
 
     feed_bytes_max: int = Field(2 * 2**30, ge=1024, description="Decoded size of one feed.")
@@ -145,6 +285,14 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         # An empty variable would otherwise be the current folder.
         return None if value == "" else value
+
+    @field_validator("fallback_url")
+    @classmethod
+    def _fallback_is_a_page(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[\w.:-]+(?:[/?#][!-\[\]-~]*)?", value, re.ASCII):
+            msg = "must be a plain http or https address in ASCII"
+            raise ValueError(msg)
+        return value
 
     @field_validator("secret")
     @classmethod
@@ -174,6 +322,11 @@ class Settings(BaseSettings):
     def private_feed_hosts(self) -> frozenset[str]:
         """Hosts that feeds may be fetched from although their address is not public."""
         return _words(self.feed_private_hosts)
+
+    @cached_property
+    def private_link_hosts(self) -> frozenset[str]:
+        """Hosts whose pages may be looked at although their address is not public."""
+        return _words(self.link_check_private_hosts)
 
 
 def load() -> Settings:

@@ -24,6 +24,17 @@ class ProgramStatus(StrEnum):
     PAUSED = "paused"
 
 
+class TagOrders(StrEnum):
+    """What becomes of orders that a browser reports, with nothing but the program's code.
+
+    A pending one waits until the advertiser approves it; no time approves it.
+    """
+
+    REFUSED = "refused"
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+
+
 class MembershipStatus(StrEnum):
     """Only clicks of an approved membership are billable."""
 
@@ -57,11 +68,24 @@ class Program(SQLModel, table=True):
     landing_url: str
     allowed_domains: list[str] = json_column()
     click_parameter: str = "ts_click"
+    fallback_url: str = Field(
+        default="", description="Where visitors go when the program or the link is dead."
+    )
+    requires_signed_links: bool = Field(
+        default=False, description="Whether a deep link without our signature is not followed."
+    )
     attribution_window_hours: int = 30 * 24
     hold_days: int = 30
     hold_score: int = 65
     order_age_days_max: int = 30
     masks_order_ids: bool = False
+    tag_orders: str = TagOrders.REFUSED
+    duplicate_modes: dict[str, str] = json_column(
+        default_factory=dict, sa_column_kwargs={"server_default": "{}"}
+    )
+    status_words: dict[str, str] = json_column(
+        default_factory=dict, sa_column_kwargs={"server_default": "{}"}
+    )
     created_at: datetime
 
 
@@ -72,6 +96,9 @@ class Publisher(SQLModel, table=True):
     number: int = Field(unique=True, sa_type=sa.BigInteger)
     code: str = Field(unique=True)
     name: str
+    fallback_url: str = Field(
+        default="", description="Where this publisher's visitors go from a dead program or link."
+    )
     created_at: datetime
 
 
@@ -129,6 +156,20 @@ class PostbackToken(SQLModel, table=True):
     created_at: datetime
 
 
+class SigningSecret(SQLModel, table=True):
+    """A key an advertiser signs its reports with; several are valid during a rotation.
+
+    The secret itself is nowhere: it is derived from the master secret and the id.
+    """
+
+    __tablename__ = "signing_secret"
+
+    id: str = Field(primary_key=True)
+    program_id: str = Field(foreign_key="program.id", index=True)
+    retired_at: datetime | None = None
+    created_at: datetime
+
+
 class ConsoleSession(SQLModel, table=True):
     """A signed-in browser; the cookie's id is kept as a hash, so a stolen table signs no one in."""
 
@@ -142,9 +183,14 @@ class ConsoleSession(SQLModel, table=True):
 
 
 class RoutingVersion(SQLModel, table=True):
-    """One row that rises with every change a tracker must know of."""
+    """One row that rises with every change a tracker must know of.
+
+    `links` is the number of the newest change of a short link; links are many and are read by it,
+    one change at a time, where everything else is read anew when `version` moves.
+    """
 
     __tablename__ = "routing_version"
 
     id: int = Field(default=1, primary_key=True)
     version: int = Field(default=0, sa_type=sa.BigInteger)
+    links: int = Field(default=0, sa_type=sa.BigInteger)

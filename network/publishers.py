@@ -6,15 +6,18 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from kernel import audit
+from kernel.database import take_turns
 from kernel.errors import NotFound
 from kernel.ids import new_id
 from network.models import Membership, MembershipStatus, Program, Publisher
-from network.programs import CodeTaken, check_code, touch_routing
+from network.programs import CodeTaken, check_code, check_page, touch_routing
 
 
 def add(session: Session, *, code: str, name: str, now: datetime) -> Publisher:
     """A new publisher."""
     check_code(code)
+    # Its number is the next one only while nobody else takes one.
+    take_turns(session, "publisher.number")
     if session.exec(select(Publisher.id).where(Publisher.code == code)).first() is not None:
         raise CodeTaken(f"a publisher with the code {code!r} exists", field="code")
     number = session.exec(select(sa.func.coalesce(sa.func.max(col(Publisher.number)), 0))).one()
@@ -33,6 +36,31 @@ def get(session: Session, publisher_id: str) -> Publisher:
     if publisher is None:
         raise NotFound("no such publisher", kind="publisher")
     return publisher
+
+
+def set_fallback(
+    session: Session, publisher: Publisher, *, fallback_url: str, actor: str, now: datetime
+) -> None:
+    """Say where visitors of the publisher's dead links go; empty: where the program says.
+
+    A repeat changes nothing.
+    """
+    if fallback_url:
+        check_page("fallback_url", fallback_url)
+    if publisher.fallback_url == fallback_url:
+        return
+    audit.record(
+        session,
+        actor=actor,
+        action="publisher.tracking",
+        subject_id=publisher.id,
+        now=now,
+        before={"fallback_url": publisher.fallback_url},
+        after={"fallback_url": fallback_url},
+    )
+    publisher.fallback_url = fallback_url
+    session.add(publisher)
+    touch_routing(session)
 
 
 def set_membership(

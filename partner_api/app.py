@@ -9,33 +9,49 @@ from starlette.routing import BaseRoute
 from kernel import http
 from kernel.http import Endpoint
 from partner_api import (
+    attribution,
     auth,
     bodies,
     commissions,
     conversions,
+    coupons,
     docs_page,
     earnings,
     feeds,
+    health,
+    links,
     openapi,
     payouts,
     products,
     programs,
     refusals,
+    reporting,
+    reports,
     status,
+    tag_orders,
+    tracking,
 )
 
 # Operations with a model for their body, or none, and operations that read the body themselves.
 _MODELLED = (
     *auth.ENDPOINTS,
     *conversions.ENDPOINTS,
+    *attribution.ENDPOINTS,
+    *coupons.ENDPOINTS,
     *refusals.ENDPOINTS,
     *commissions.ENDPOINTS,
     *earnings.ENDPOINTS,
+    *reports.ENDPOINTS,
+    *health.ENDPOINTS,
     *payouts.ENDPOINTS,
     *programs.ENDPOINTS,
+    *reporting.ENDPOINTS,
+    *tracking.ENDPOINTS,
+    *links.ENDPOINTS,
     *products.ENDPOINTS,
     *feeds.ENDPOINTS,
     *status.ENDPOINTS,
+    *tag_orders.ENDPOINTS,
 )
 _RAW = (auth.TOKEN, feeds.UPLOAD)
 

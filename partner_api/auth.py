@@ -22,7 +22,6 @@ from kernel.http import Call, Context, Endpoint, load_json
 from network import access
 from network.models import ApiClient, Role
 from partner_api.bodies import raw_body
-from partner_api.schemas import NoQuery
 
 GRANT = "client_credentials"
 SCOPES = {
@@ -270,7 +269,6 @@ TOKEN = Endpoint(
     handler=issue_token,
     summary="Get an access token",
     tag="Access",
-    query=NoQuery,
     reply=TokenReply,
     errors=(InvalidClient, InvalidTokenRequest, UnsupportedGrantType, InvalidScope, TooMany),
 )
@@ -282,7 +280,6 @@ ENDPOINTS = (
         handler=show_keys,
         summary="Read the public keys",
         tag="Access",
-        query=NoQuery,
     ),
     Endpoint(
         method="GET",
@@ -290,6 +287,5 @@ ENDPOINTS = (
         handler=show_metadata,
         summary="Read the authorization server's metadata",
         tag="Access",
-        query=NoQuery,
     ),
 )

@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from commissions import explanations
 from kernel import i18n
 from kernel.errors import Forbidden, NotFound
-from kernel.http import Call, Endpoint
+from kernel.http import Call, Endpoint, NoQuery
 from network.access import Actor, require
 from network.models import Role
-from partner_api.schemas import Language, NoQuery, path_id
+from partner_api.schemas import Language, path_id
 
 _EVERYONE = (Role.PUBLISHER, Role.ADVERTISER, Role.MANAGER)
 

@@ -1,10 +1,10 @@
 """Conversions as their parties see them, and the orders that could not be recorded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from commissions import statements
 from commissions.models import CommissionStatus
@@ -18,7 +18,6 @@ from partner_api import lookups
 from partner_api.schemas import (
     Instant,
     MoneyAmount,
-    NoQuery,
     OneOf,
     PageQuery,
     ProgramRef,
@@ -31,7 +30,6 @@ from partner_api.schemas import (
     rows_to_fetch,
     rows_wanted,
 )
-from tracker.models import Click
 
 _EVERYONE = (Role.PUBLISHER, Role.ADVERTISER, Role.MANAGER)
 Status = Annotated[str, OneOf((*CommissionStatus, statements.UNATTRIBUTED, statements.RECORDED))]
@@ -83,6 +81,16 @@ class ConversionView(BaseModel):
     reason: str
     lock_at: Time | None
     imported: bool
+    test: bool = Field(description="A trial of the connection: never counted, never paid.")
+    number: int = Field(description="Which conversion of the order, from 1.")
+    relation: str = Field(description="`new`, `add` or `edit` of `related_id`; else empty.")
+    related_id: str | None
+    channel: str = Field(description="By which way the report came in that was recorded.")
+    discount: MoneyAmount | None
+    tax: MoneyAmount | None
+    shipping: MoneyAmount | None
+    parent_order_id: str | None
+    custom: dict[str, str] = Field(description="The advertiser's own fields; not for publishers.")
     attribution: AttributionView | None
 
 
@@ -143,14 +151,14 @@ def views(session: Session, actor: Actor, lines: Sequence[StatementLine]) -> lis
     """The lines as answers, with everything they name fetched once for the whole page."""
     programs = lookups.program_refs(session, (line.conversion.program_id for line in lines))
     publishers = lookups.publisher_refs(session, (_publisher_id(line) for line in lines))
-    sub_ids = _sub_ids(session, (_click_id(line, actor) for line in lines))
     return [
         _view(
             line,
             program=programs[line.conversion.program_id],
             publisher=publishers.get(_publisher_id(line) or ""),
             click_id=_click_id(line, actor),
-            sub_ids={} if actor.role is Role.ADVERTISER else sub_ids,
+            sub_ids=_sub_ids(line, actor),
+            shows_own=actor.role is not Role.PUBLISHER,
         )
         for line in lines
     ]
@@ -162,7 +170,8 @@ def _view(
     program: ProgramRef,
     publisher: PublisherRef | None,
     click_id: str | None,
-    sub_ids: dict[str, dict[str, str]],
+    sub_ids: dict[str, str],
+    shows_own: bool,
 ) -> ConversionView:
     conversion, commission, attribution = line.conversion, line.commission, line.attribution
     currency = conversion.currency
@@ -176,7 +185,7 @@ def _view(
         received_at=conversion.received_at,
         publisher=publisher,
         click_id=click_id,
-        sub_ids=sub_ids.get(click_id or "", {}),
+        sub_ids=sub_ids,
         country=conversion.country,
         customer=conversion.customer,
         coupon=conversion.coupon,
@@ -189,10 +198,25 @@ def _view(
         reason=line.reason,
         lock_at=commission.lock_at if commission else None,
         imported=conversion.imported,
+        test=conversion.is_test,
+        number=conversion.number,
+        relation=conversion.relation,
+        related_id=conversion.related_id,
+        channel=conversion.channel,
+        discount=_money(conversion.discount_minor, currency),
+        tax=_money(conversion.tax_minor, currency),
+        shipping=_money(conversion.shipping_minor, currency),
+        # What a shop says of its customer's order is between it and the network.
+        parent_order_id=conversion.parent_order_id if shows_own else None,
+        custom=dict(conversion.custom) if shows_own else {},
         attribution=AttributionView(source=attribution.source, reason=attribution.reason)
         if attribution
         else None,
     )
+
+
+def _money(amount_minor: int | None, currency: str) -> MoneyAmount | None:
+    return None if amount_minor is None else MoneyAmount(minor=amount_minor, currency=currency)
 
 
 def _publisher_id(line: StatementLine) -> str | None:
@@ -215,10 +239,10 @@ def _click_id(line: StatementLine, actor: Actor) -> str | None:
     return line.conversion.click_id
 
 
-def _sub_ids(session: Session, click_ids: Iterable[str | None]) -> dict[str, dict[str, str]]:
-    wanted = {click_id for click_id in click_ids if click_id is not None}
-    query = select(Click.id, Click.sub_ids).where(col(Click.id).in_(wanted))
-    return {click_id: dict(sub_ids) for click_id, sub_ids in session.exec(query)}
+def _sub_ids(line: StatementLine, actor: Actor) -> dict[str, str]:
+    if line.attribution is None or actor.role is Role.ADVERTISER or _click_id(line, actor) is None:
+        return {}
+    return dict(line.attribution.sub_ids)
 
 
 ENDPOINTS = (
@@ -242,7 +266,6 @@ ENDPOINTS = (
         tag="Conversions",
         guard=require(*_EVERYONE),
         roles=_EVERYONE,
-        query=NoQuery,
         reply=ConversionView,
         errors=(Forbidden, NotFound),
     ),

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from kernel import i18n
-from kernel.http import Call, Endpoint
+from kernel.http import Call, Endpoint, NoQuery
 from partner_api import openapi
-from partner_api.schemas import Language, NoQuery
+from partner_api.schemas import Language
 
 Document = Callable[[str], dict[str, Any]]
 

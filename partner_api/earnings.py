@@ -5,11 +5,11 @@ from pydantic import BaseModel, Field
 from commissions import earnings
 from commissions.statements import Filters
 from kernel.errors import Forbidden, NotFound
-from kernel.http import Call, Endpoint
+from kernel.http import Call, Endpoint, NoQuery
 from network.access import require
 from network.models import Role
 from partner_api import lookups
-from partner_api.schemas import Instant, MoneyAmount, NoQuery, ProgramRef, Text
+from partner_api.schemas import Instant, MoneyAmount, ProgramRef, Text
 
 _EVERYONE = (Role.PUBLISHER, Role.ADVERTISER, Role.MANAGER)
 _REPORT_ROLES = (Role.ADVERTISER, Role.MANAGER)

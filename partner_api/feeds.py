@@ -18,7 +18,6 @@ from network.models import Program, Role
 from partner_api import lookups
 from partner_api.bodies import raw_body
 from partner_api.schemas import (
-    NoQuery,
     PageQuery,
     ProgramRef,
     Time,
@@ -188,7 +187,6 @@ UPLOAD = Endpoint(
     tag="Products",
     guard=require(*_ROLES),
     roles=_ROLES,
-    query=NoQuery,
     reply=FeedImportView,
     errors=(Forbidden, NotFound),
 )

@@ -89,6 +89,14 @@ def own_program_ids(session: Session, actor: Actor) -> list[str]:
     )
 
 
+def signing_program_ids(session: Session, ids: Iterable[str]) -> set[str]:
+    """Which of these programs follow only deep links that we signed."""
+    query = select(Program.id).where(
+        col(Program.id).in_(set(ids)), col(Program.requires_signed_links)
+    )
+    return set(session.exec(query))
+
+
 def program_refs(session: Session, ids: Iterable[str]) -> dict[str, ProgramRef]:
     """How answers name these programs."""
     rows = session.exec(select(Program.id, Program.code).where(col(Program.id).in_(set(ids))))

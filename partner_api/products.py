@@ -16,7 +16,6 @@ from network import publishers
 from network.access import require
 from network.models import Publisher, Role
 from partner_api import lookups
-from partner_api.programs import tracking_link
 from partner_api.schemas import (
     Instant,
     MoneyAmount,
@@ -30,6 +29,8 @@ from partner_api.schemas import (
     rows_to_fetch,
     rows_wanted,
 )
+from tracker import deep_links
+from tracker.deep_links import DeepLinkSigner
 
 Availability = Annotated[str, OneOf(catalog.AVAILABILITIES)]
 _EVERYONE = (Role.PUBLISHER, Role.ADVERTISER, Role.MANAGER)
@@ -148,20 +149,36 @@ def _views(
     call: Call, products: Sequence[Product], publisher: Publisher | None
 ) -> list[ProductView]:
     programs = lookups.program_refs(call.session, (product.program_id for product in products))
-    public_url = call.context.settings.public_url
+    signing = lookups.signing_program_ids(call.session, programs)
+    signer = DeepLinkSigner(call.context.keys)
     return [
-        _view(product, programs[product.program_id], publisher=publisher, public_url=public_url)
+        _view(
+            product,
+            programs[product.program_id],
+            publisher=publisher,
+            public_url=call.context.settings.public_url,
+            signer=signer if product.program_id in signing else None,
+        )
         for product in products
     ]
 
 
 def _view(
-    product: Product, program: ProgramRef, *, publisher: Publisher | None, public_url: str
+    product: Product,
+    program: ProgramRef,
+    *,
+    publisher: Publisher | None,
+    public_url: str,
+    signer: DeepLinkSigner | None,
 ) -> ProductView:
     link = None
     if publisher is not None:
-        link = tracking_link(
-            public_url, program=program.code, publisher=publisher.code, landing_url=product.link
+        link = deep_links.build(
+            public_url,
+            program=program.code,
+            publisher=publisher.code,
+            page=product.link,
+            signer=signer,
         )
     return ProductView(
         id=product.id,

@@ -1,7 +1,6 @@
 """Programs and their terms, as each party knows them."""
 
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 from sqlmodel import Session
@@ -10,14 +9,13 @@ from commissions import plans
 from commissions.models import PlanVersion
 from kernel import pages
 from kernel.errors import Forbidden, NotFound
-from kernel.http import Call, Endpoint
+from kernel.http import Call, Endpoint, NoQuery
 from network import publishers
 from network.access import Actor, require
 from network.models import Program, Role
 from partner_api import lookups, terms
 from partner_api.schemas import (
     Instant,
-    NoQuery,
     PageQuery,
     Time,
     after_number,
@@ -25,6 +23,7 @@ from partner_api.schemas import (
     path_id,
     rows_wanted,
 )
+from tracker import deep_links
 
 _EVERYONE = (Role.PUBLISHER, Role.ADVERTISER, Role.MANAGER)
 
@@ -119,14 +118,6 @@ def read_terms(call: Call) -> TermsView:
     )
 
 
-def tracking_link(
-    public_url: str, *, program: str, publisher: str, landing_url: str | None = None
-) -> str:
-    """The link of a publisher to a program, both by code, or to one page of it."""
-    link = f"{public_url}/c/{program}/{publisher}"
-    return link if landing_url is None else f"{link}?url={quote(landing_url, safe='')}"
-
-
 def _publisher_code(session: Session, actor: Actor) -> str | None:
     if actor.role is not Role.PUBLISHER:
         return None
@@ -136,7 +127,7 @@ def _publisher_code(session: Session, actor: Actor) -> str | None:
 def _view(call: Call, program: Program, *, publisher_code: str | None) -> ProgramView:
     link = None
     if publisher_code is not None:
-        link = tracking_link(
+        link = deep_links.build(
             call.context.settings.public_url, program=program.code, publisher=publisher_code
         )
     version = plans.version_at(call.session, program.id, call.now)

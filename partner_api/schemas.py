@@ -11,7 +11,6 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     PlainSerializer,
@@ -23,7 +22,7 @@ from pydantic_core import CoreSchema, core_schema
 from kernel import i18n, pages
 from kernel.clock import to_rfc3339
 from kernel.errors import NotFound, invalid
-from kernel.http import Call
+from kernel.http import Call, NoQuery
 
 _Row = TypeVar("_Row")
 
@@ -109,12 +108,6 @@ class PublisherRef(BaseModel):
 
     id: str
     code: str
-
-
-class NoQuery(BaseModel):
-    """An operation without query parameters; one that is sent is refused by name."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class PageQuery(NoQuery):

@@ -6,7 +6,6 @@ from kernel.errors import Forbidden
 from kernel.http import Call, Endpoint
 from network.access import require
 from network.models import Role
-from partner_api.schemas import NoQuery
 
 
 class StatusReply(BaseModel):
@@ -35,7 +34,6 @@ ENDPOINTS = (
         tag="Operation",
         guard=require(Role.MANAGER),
         roles=(Role.MANAGER,),
-        query=NoQuery,
         reply=StatusReply,
         errors=(Forbidden,),
     ),

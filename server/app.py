@@ -1,5 +1,6 @@
 """The ASGI application: the click in front, everything else behind it, one edge around both."""
 
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,9 +12,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import console.app
-import console.pages
-import partner_api.app
 from kernel import http, log, problems, ratelimit
 from kernel.database import connect
 from kernel.errors import AppError, NotFound
@@ -22,16 +20,33 @@ from kernel.settings import Settings
 from kernel.tokens import Tokens
 from server import backlog, ops
 from tracker import http as tracker_http
+from tracker import metrics
+from tracker.click_core import is_link
+from tracker.http_front import Front as ClickFront
+from tracker.http_protocol import DESK
 from tracker.node import open_node
+from tracker.upload_work import Runner
 
 _log = log.get(__name__)
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
-CLICK_PREFIX = "/c/"
-_PROGRAMS_ADDRESSES = ("/v1/", "/oauth/", "/.well-known/", "/postback", "/pixel.gif")
+_PROGRAMS_ADDRESSES = (
+    "/v1/",
+    "/oauth/",
+    "/.well-known/",
+    "/postback",
+    "/pixel.gif",
+    "/tag",
+    "/i/",
+)
 
 
-def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
-    """The application of one process; opens its journal when it starts, closes it when it ends."""
+def build(
+    settings: Settings, *, only_tracker: bool = False, front: ClickFront | None = None
+) -> ASGIApp:
+    """The application of one process; opens its journal when it starts, closes it when it ends.
+
+    `front` says by which front its server lets clicks in; without one they come over ASGI.
+    """
     keys = load_keys(settings)
     context = http.Context(
         settings=settings,
@@ -45,15 +60,21 @@ def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
     )
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         node = await open_node(
             settings=settings, engine=context.engine, keys=keys, tokens=context.tokens
         )
         app.state.node = node
-        front.click = tracker_http.ClickApp(node)
+        edge.click = click = tracker_http.ClickApp(node)
+        # What is loaded now stays: collections that look through all of it would hold up clicks.
+        gc.collect()
+        gc.freeze()
+        uploads = Runner(node)
+        uploads.start()
         try:
-            yield
+            yield {DESK: click.desk}
         finally:
+            await uploads.close()
             await node.close()
             context.engine.dispose()
 
@@ -64,8 +85,10 @@ def build(settings: Settings, *, only_tracker: bool = False) -> ASGIApp:
     )
     app.state.context = context
     app.state.backlog = partial(backlog.status, data_dir=settings.data_dir)
-    front = Front(app)
-    return front
+    app.state.click_front = front or ClickFront("asgi", "this server has no other")
+    metrics.CLICK_FRONT.labels(app.state.click_front.name).set(1)
+    edge = Front(app)
+    return edge
 
 
 def _routes(*, only_tracker: bool) -> list[BaseRoute]:
@@ -76,6 +99,10 @@ def _routes(*, only_tracker: bool) -> list[BaseRoute]:
     ]
     if only_tracker:
         return routes
+    # A tracker has no page and no partner, and is spared the memory of their modules.
+    import console.app  # noqa: PLC0415 - see above
+    import partner_api.app  # noqa: PLC0415 - see above
+
     return [
         *routes,
         *partner_api.app.routes(tracker_http.ENDPOINTS),
@@ -95,7 +122,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self.click is not None and scope["path"].startswith(CLICK_PREFIX):
+        if self.click is not None and is_link(scope["path"]):
             await self.click(scope, receive, send)
             return
         await self._app(scope, receive, _with_headers(send))
@@ -128,6 +155,8 @@ async def _not_found_page(request: Request, error: Exception) -> Response:
     # A person gets a page, a program the problem document; programs' addresses are never pages.
     wants_page = "text/html" in request.headers.get("accept", "")
     if wants_page and not request.url.path.startswith(_PROGRAMS_ADDRESSES):
+        import console.pages  # noqa: PLC0415 - a process without pages does not come here
+
         return console.pages.not_found(request)
     return await _not_found(request, error)
 

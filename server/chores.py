@@ -12,9 +12,13 @@ from kernel import log
 from kernel.database import checkpoint, let_others_write, reading, unit_of_work
 from kernel.outbox import acquire, release
 from kernel.settings import Settings
+from tracker import click_days, customers, link_checks, rollup_checks, visitors
 
 _log = log.get(__name__)
 _SWEEP_ROWS = 200
+_PRUNED_ROWS = 5_000
+# At 2 requests of 10 seconds each, well within the lease.
+_LOOKS = 10
 _LEASE_SECONDS = 1_200
 
 
@@ -33,9 +37,62 @@ def sweep(engine: Engine, *, owner: str, now: datetime) -> int:
         let_others_write(engine)
 
 
-def maintain(engine: Engine) -> None:
-    """Keep the database's own files small."""
+def maintain(engine: Engine, settings: Settings, *, now: datetime) -> None:
+    """Keep the database's own files small, and nothing longer than the settings say."""
     checkpoint(engine)
+    click_days.make_ahead(engine, now=now)
+    retired = click_days.retire(engine, keep_days=settings.click_days, now=now)
+    if retired:
+        _log.info("clicks_retired", days=retired)
+    visitors.forget(engine, now=now)
+
+
+def prune_rollups(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> int:
+    """Let go of hours and marks of visitors past their time, in short transactions; rows gone."""
+    gone = 0
+    while True:
+        with unit_of_work(engine) as session:
+            if not acquire(session, "rollups", owner=owner, seconds=_LEASE_SECONDS, now=now):
+                return gone
+            batch = rollup_checks.prune(
+                session,
+                now=now,
+                hours_days=settings.rollup_hours_days,
+                visitor_days=settings.rollup_visitor_days,
+                rows_max=_PRUNED_ROWS,
+            )
+            if batch == 0:
+                release(session, "rollups", owner=owner)
+                return gone
+        gone += batch
+        let_others_write(engine)
+
+
+def check_links(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> int:
+    """Look at the pages that are due, one of a host; how many. Nothing is locked meanwhile."""
+    with unit_of_work(engine) as session:
+        if not acquire(session, "links", owner=owner, seconds=_LEASE_SECONDS, now=now):
+            return 0
+        link_checks.forget(session, now=now)
+    with reading(engine) as session:
+        targets = link_checks.due(session, settings, now=now, limit=_LOOKS)
+    for target in targets:
+        found = link_checks.look(target.url, settings)
+        with unit_of_work(engine) as session:
+            link_checks.keep(session, target, found, settings, now=now)
+    with unit_of_work(engine) as session:
+        release(session, "links", owner=owner)
+    return len(targets)
+
+
+def forget(engine: Engine, settings: Settings, *, now: datetime) -> None:
+    """Drop customers not seen for long, and what orders waited for that nothing has matched."""
+    with unit_of_work(engine) as session:
+        customers.forget(
+            session,
+            known_before=now - timedelta(days=settings.known_customer_days_max),
+            wanted_before=now - timedelta(days=settings.unmatched_order_days_max),
+        )
 
 
 def pull_feeds(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> None:

@@ -223,6 +223,29 @@ def audit() -> None:
 
 
 @cli.group()
+def rollups() -> None:
+    """The sums that reports are read from."""
+
+
+@rollups.command("rebuild")
+@click.option("--from", "first", required=True, help="First day, UTC, such as 2026-03-01.")
+@click.option("--to", "last", required=True, help="Last day, UTC, included.")
+@click.option("--accept-fewer", is_flag=True, help="Also where clicks were let go meanwhile.")
+def rollups_rebuild(first: str, last: str, *, accept_fewer: bool) -> None:
+    """Make the sums of these days again from the recorded clicks and orders."""
+    from server import rebuilding  # noqa: PLC0415
+
+    configured = _settings()
+    try:
+        days = rebuilding.days(first, last)
+    except ValueError as error:
+        _fail(str(error))
+    with _engine(configured) as engine:
+        if not rebuilding.run(engine, configured, days, accept_fewer=accept_fewer, say=click.echo):
+            sys.exit(1)
+
+
+@cli.group()
 def fraud() -> None:
     """Fraud scoring outside the server."""
 

@@ -8,14 +8,14 @@ interrupted is finished by the next one.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from commissions import payouts, plans
 from feeds import imports
@@ -28,7 +28,7 @@ from kernel.keys import Keys
 from kernel.keys import load as load_keys
 from kernel.settings import Settings
 from network import access, programs, publishers
-from network.models import MembershipStatus, Program, Publisher, Role, User
+from network.models import MembershipStatus, Program, Publisher, Role, TagOrders, User
 from server import chores, demo_catalogue, demo_history, pipeline
 from server.demo_network import (
     NOT_APPROVED,
@@ -40,6 +40,7 @@ from server.demo_network import (
 )
 from tracker import journal, shipper
 from tracker.geo import GeoResolver
+from tracker.models import Conversion
 
 _log = log.get(__name__)
 ACTOR = "demo"
@@ -180,6 +181,7 @@ def _add_program(session: Session, keys: Keys, entry: DemoProgram, now: datetime
         landing_url=f"https://www.{entry.domain}/welcome",
         allowed_domains=[entry.domain],
         hold_days=30,
+        tag_orders=TagOrders.PENDING,
         now=now,
     )
     access.add_postback_token(
@@ -278,7 +280,9 @@ def _decide(engine: Engine, *, now: datetime) -> None:
     """A settled payout run, one to approve, and a few flags decided: pages show every state."""
     manager = access.Actor(id=ACTOR, role=Role.MANAGER, party_id="", name="Demo")
     with unit_of_work(engine) as session:
-        waiting = flags.page(session, manager, status=flags.FlagStatus.OPEN, limit=200)
+        waiting = _by_order(
+            session, flags.page(session, manager, status=flags.FlagStatus.OPEN, limit=200)
+        )
         for view in waiting[: len(waiting) // 3]:
             flags.clear(
                 session, view.flag.id, note="Known newsletter traffic", actor=ACTOR, now=now
@@ -294,6 +298,17 @@ def _decide(engine: Engine, *, now: datetime) -> None:
         payouts.approve(session, run.id, actor=ACTOR, now=now)
         payouts.export_csv(session, run.id, actor=ACTOR, now=now)
         payouts.settle(session, run.id, reference="DEMO-BANK-0001", actor=ACTOR, now=now)
+
+
+def _by_order(session: Session, views: Sequence[flags.FlagView]) -> list[flags.FlagView]:
+    # Programs are worked in the order of their ids, and the ids of programs added at once say
+    # nothing else: the same flags are raised in another order at every load.
+    wanted = [view.flag.conversion_id for view in views]
+    found = session.exec(
+        select(Conversion.id, Conversion.order_id).where(col(Conversion.id).in_(wanted))
+    )
+    orders = dict(found.all())
+    return sorted(views, key=lambda view: orders[view.flag.conversion_id])
 
 
 # demo.json -----------------------------------------------------------------------------------

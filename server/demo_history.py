@@ -91,23 +91,26 @@ def scene(session: Session, keys: Keys) -> Scene:
     )
 
 
-def events_between(scene: Scene, start: datetime, end: datetime) -> list[bytes]:
+def events_between(
+    scene: Scene, start: datetime, end: datetime, *, clicks_a_day: int | None = None
+) -> list[bytes]:
     """The journal records of a span, by time. `start` and `end` are whole days apart."""
+    clicks = _CLICKS_A_DAY if clicks_a_day is None else clicks_a_day
     found: list[tuple[datetime, bytes]] = []
     day = start
     while day < end:
         for place in scene.places:
             chance = random.Random(f"{place.program.code} {day:%Y-%m-%d}")  # noqa: S311 - a story
-            found.extend(_day(scene, place, day, chance))
+            found.extend(_day(scene, place, day, chance, clicks))
         day += timedelta(days=1)
     return [record for _, record in sorted(found, key=lambda pair: pair[0])]
 
 
 def _day(
-    scene: Scene, place: Place, day: datetime, chance: random.Random
+    scene: Scene, place: Place, day: datetime, chance: random.Random, clicks: int
 ) -> Iterator[tuple[datetime, bytes]]:
     busy = 1.3 if day.weekday() in {5, 6} else 1.0
-    for number in range(int(max(2, chance.gauss(_CLICKS_A_DAY, 3)) * busy)):
+    for number in range(int(max(2, chance.gauss(clicks, 3)) * busy)):
         visit = _visit(scene, place, day + chance.random() * 22 * _HOUR, chance)
         yield visit.click.at, events.encode(visit.click)
         share = 0.5 if visit.kind != "shopper" else _SALE_SHARE

@@ -5,10 +5,13 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sqlmodel import Session
+
 from kernel import clock
 from kernel.database import connect, is_reachable, reading
 from kernel.settings import Settings
 from server import backlog, migrate
+from tracker import click_days, http_front
 from tracker.geo import GeoResolver
 
 # Before these versions a commit that races a checkpoint can be lost; ours never race (see
@@ -30,6 +33,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Everything looked at, in order."""
     yield _data_folder(settings)
     yield _sqlite()
+    yield _click_front(settings)
     yield from _database(settings)
     yield from _geo(settings)
 
@@ -54,6 +58,13 @@ def _sqlite() -> Finding:
     return Finding("ok", "SQLite", version)
 
 
+def _click_front(settings: Settings) -> Finding:
+    front = http_front.choose(settings.click_front)
+    slower = settings.click_front == "auto" and front.why_not_fast
+    detail = f"{front.name}: {front.why_not_fast}" if front.why_not_fast else front.name
+    return Finding("warning" if slower else "ok", "click front", detail)
+
+
 def _database(settings: Settings) -> Iterator[Finding]:
     engine = connect(settings.database)
     try:
@@ -70,8 +81,20 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             level, "backlog", ", ".join(f"{key} {value}" for key, value in numbers.items())
         )
+        with reading(engine) as session:
+            yield _clicks(session)
     finally:
         engine.dispose()
+
+
+def _clicks(session: Session) -> Finding:
+    days = click_days.kept(session)
+    if not days:
+        return Finding("ok", "clicks", "none yet")
+    count = sum(row.clicks for row in days)
+    size = sum(click_days.bytes_of(session, row) for row in days)
+    detail = f"{count} in {len(days)} days, the oldest {days[0].day}, {size} bytes"
+    return Finding("ok", "clicks", detail)
 
 
 def _geo(settings: Settings) -> Iterator[Finding]:

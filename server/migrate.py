@@ -1,6 +1,8 @@
 """Bring a database to the schema of this version, from empty or from any earlier one."""
 
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from alembic import command
 from alembic.config import Config
@@ -8,7 +10,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
+from kernel import clock
 from kernel.database import connect
+from tracker import click_days
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -27,6 +31,11 @@ def upgrade(url: str) -> None:
     if parsed.drivername.startswith("sqlite") and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     command.upgrade(config(url), "head")
+    engine = connect(url)
+    try:
+        click_days.upgrade(engine, now=clock.now())
+    finally:
+        engine.dispose()
 
 
 def is_current(url: str) -> bool:
@@ -38,3 +47,17 @@ def is_current(url: str) -> bool:
     finally:
         engine.dispose()
     return found == ScriptDirectory.from_config(config(url)).get_current_head()
+
+
+def write(message: str) -> None:
+    """A new migration from what the models have and the newest schema has not, to be reviewed."""
+    with TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/schema.db"
+        upgrade(url)
+        scripts = ScriptDirectory.from_config(config(url))
+        number = f"{int(scripts.get_current_head() or 0) + 1:04d}"
+        command.revision(config(url), message, autogenerate=True, rev_id=number)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])

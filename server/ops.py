@@ -27,6 +27,7 @@ async def readyz(request: Request) -> Response:
         "database": "ok" if database else "unreachable",
         "journal": journal,
         "routing_version": node.routing.table.version,
+        "click_front": request.app.state.click_front.name,
     }
     ready = journal == "ready"
     status = "ok" if ready and database else ("degraded" if ready else "unavailable")

@@ -1,63 +1,96 @@
 """What follows what, in one table. Siblings meet here and nowhere else.
 
-Every handler takes (session, subject_id, now), runs inside the transaction of its outbox row, and
-tolerates a second delivery.
+Every handler takes (session, rows, now), runs inside the transaction of the outbox rows, and
+tolerates a second delivery. All kinds that book end in `book`, so that rows of those kinds are
+worked together and booked in the order in which they came.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from sqlmodel import Session
 
-from commissions import accruals
+from commissions import accruals, statements
+from commissions.accruals import Task
 from commissions.reasons import Reason
 from fraud import assessments, flags
 from kernel.keys import Keys
-from kernel.outbox import Handler
-from tracker import attribution
+from kernel.outbox import FollowUp, Handler
+from tracker import attribution, coupons, restatements, rollup_orders
+from tracker.attribution import MATCHED
+from tracker.changes import CHANGED
+from tracker.conversions import RECORDED
+from tracker.customers import MATCHABLE, customer_keys
 from tracker.node import click_id_signer
 
 ACTOR = "pipeline"
+_ORDERS = (RECORDED, MATCHED)
 
 
 def handlers(keys: Keys) -> Mapping[str, Sequence[Handler]]:
     """The pipeline of an installation."""
-    signer = click_id_signer(keys)
+    signer, customers = click_id_signer(keys), customer_keys(keys)
 
-    def attribute(session: Session, conversion_id: str, now: datetime) -> None:
-        attribution.attribute(session, conversion_id, signer=signer, now=now)
+    def attribute(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+        def decide(ids: Sequence[str]) -> None:
+            attribution.attribute_many(session, ids, signer=signer, keys=customers, now=now)
+
+        restatements.attribute(session, _ids(rows), by=decide, now=now)
+
+    def match(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+        for one in _ids(rows):
+            # The owner of a plan's exclusive coupon is paid for an order that nobody brought; what
+            # is booked is never moved to somebody else.
+            if not statements.has_commission(session, one):
+                attribution.match(session, one, signer=signer, keys=customers, now=now)
 
     return {
-        "conversion.recorded": (attribute, assess, accrue),
-        "conversion.changed": (apply_changes,),
-        "flag.cleared": (release,),
-        "flag.confirmed": (void,),
+        RECORDED: (attribute, count, assess, book),
+        MATCHABLE: (match,),
+        MATCHED: (count, assess, book),
+        CHANGED: (count, book),
+        coupons.ADDED: (announce,),
+        "flag.cleared": (book,),
+        "flag.confirmed": (book,),
     }
 
 
-def assess(session: Session, conversion_id: str, now: datetime) -> None:
-    """Score the conversion; opens a flag when it must wait for a person."""
-    assessments.assess(session, conversion_id, now=now)
+def count(session: Session, rows: Sequence[FollowUp], _now: datetime) -> None:
+    """Count the conversions in the roll-ups as they stand now."""
+    rollup_orders.refresh(session, _ids(rows))
 
 
-def accrue(session: Session, conversion_id: str, now: datetime) -> None:
-    """Book the commission; commissions is told to hold, it never asks fraud why."""
-    flag = flags.find_open(session, conversion_id)
-    accruals.accrue(
-        session, conversion_id, hold_reason=Reason.FRAUD_SUSPECTED if flag else None, now=now
-    )
+def assess(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+    """Score the conversions; opens a flag for each that must wait for a person."""
+    assessments.assess_many(session, _ids(rows), now=now)
 
 
-def apply_changes(session: Session, conversion_id: str, now: datetime) -> None:
-    """Book the refunds, cancellations, approvals and refusals that are not booked yet."""
-    accruals.apply_changes(session, conversion_id, now=now)
+def announce(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+    """Have the orders tried again that are nobody's and carry a new coupon."""
+    for one in _ids(rows):
+        coupons.announce(session, one, now=now)
 
 
-def release(session: Session, conversion_id: str, now: datetime) -> None:
-    """A cleared flag lets the commission go on."""
-    accruals.release(session, conversion_id, actor=ACTOR, now=now)
+def book(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+    """Book commissions, what advertisers said about orders later, and what people decided."""
+    held = flags.find_held(session, _ids(row for row in rows if row.kind in _ORDERS))
+    tasks = [task for row in rows for task in _tasks(row, held)]
+    accruals.book(session, tasks, now=now)
 
 
-def void(session: Session, conversion_id: str, now: datetime) -> None:
-    """A confirmed flag takes the commission back."""
-    accruals.void(session, conversion_id, reason=Reason.FRAUD_CONFIRMED, actor=ACTOR, now=now)
+def _tasks(row: FollowUp, held: set[str]) -> Iterator[Task]:
+    if row.kind in _ORDERS:
+        # Commissions is told to hold, it never asks fraud why.
+        reason = Reason.FRAUD_SUSPECTED if row.subject_id in held else ""
+        yield Task(accruals.ACCRUE, row.subject_id, reason)
+    if row.kind in (CHANGED, MATCHED):
+        # Of an order that was nobody's until now, nothing was booked that changed it before.
+        yield Task(accruals.CHANGES, row.subject_id)
+    if row.kind == "flag.cleared":
+        yield Task(accruals.RELEASE, row.subject_id, actor=ACTOR)
+    if row.kind == "flag.confirmed":
+        yield Task(accruals.VOID, row.subject_id, Reason.FRAUD_CONFIRMED, ACTOR)
+
+
+def _ids(rows: Iterable[FollowUp]) -> list[str]:
+    return list(dict.fromkeys(row.subject_id for row in rows))

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from commissions.rules import Plan, PlanError, evaluate, parse_events, parse_plan
+from kernel.errors import InvalidInput
 from kernel.money import allocate
+from server import crediting
 
-_EVALUATED = frozenset({"vectors", "allocations"})
+_EVALUATED = frozenset({"vectors", "allocations", "attribution"})
 # Sections that are one object, not a list of entries.
 _WHOLE = frozenset({"tlog"})
 _TEXTS = frozenset({"format", "generated_for", "conventions", "fields", "errata"})
@@ -50,13 +52,25 @@ def _entry(section: str, entry: Any) -> dict[str, Any]:
         reason = "an entry must be an object"
         return {"id": None, "computed": None, "expect": None, "ok": False, "reason": reason}
     expect = entry.get("expect")
+    computed: dict[str, Any] | list[int]
     answer: dict[str, Any] = {"id": entry.get("id"), "computed": None, "expect": expect}
     if section not in _EVALUATED:
         return {**answer, "ok": False, "reason": f"the section {section} is not evaluated yet"}
     try:
-        computed = _vector(entry) if section == "vectors" else _allocation(entry)
-        ok = expect is None or _agrees(computed, expect)
-    except (PlanError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if section == "attribution":
+            computed, answer["expect"], ok = crediting.evaluate(entry)
+        else:
+            computed = _vector(entry) if section == "vectors" else _allocation(entry)
+            ok = expect is None or _agrees(computed, expect)
+    except (
+        PlanError,
+        InvalidInput,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         # Whatever one entry holds, the others are still computed.
         return {**answer, "ok": False, "reason": f"{type(error).__name__}: {error}"}
     return {**answer, "computed": computed, "ok": ok}

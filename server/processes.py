@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from kernel import log
 from kernel.settings import Settings
@@ -32,6 +33,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "web": ("web", "shipper"),
 }
 """What `--only` may name, and the children it means. Every node that journals also ships."""
+_LISTENING = frozenset({"web", "tracker"})
 
 
 class PortTaken(Exception):
@@ -60,7 +62,11 @@ class Supervisor:
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._stopping = threading.Event()
         names = [name for name in ROLES[only] if with_worker or name != "worker"]
-        self._children = [self._child(name) for name in names]
+        self._children = [
+            self._child(name)
+            for name in names
+            for _ in range(settings.serve_processes if name in _LISTENING else 1)
+        ]
 
     @property
     def port(self) -> int:
@@ -80,7 +86,7 @@ class Supervisor:
 
     def _child(self, name: str) -> Child:
         arguments = [sys.executable, "-m", "server", "child", name]
-        if name in {"web", "tracker"}:
+        if name in _LISTENING:
             number = self._socket.fileno()
             return Child(name, [*arguments, "--descriptor", str(number)], descriptors=(number,))
         return Child(name, arguments)
@@ -116,8 +122,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         self._socket.close()
-        for child in self._children:
-            stop(child.process)
+        for _, same in groupby(self._children, key=lambda child: child.name):
+            stop(*(child.process for child in same))
         os.close(self._lifeline_write)
 
 
@@ -139,16 +145,18 @@ def listen(settings: Settings) -> socket.socket:
     return opened
 
 
-def stop(process: subprocess.Popen[bytes] | None) -> None:
-    """SIGTERM, patience, SIGKILL."""
-    if process is None or process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def stop(*processes: subprocess.Popen[bytes] | None) -> None:
+    """SIGTERM for all, patience, SIGKILL for those who have not ended."""
+    running = [process for process in processes if process is not None and process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def die_with_supervisor() -> None:

@@ -74,10 +74,21 @@ app.conf.update(
         "drain": {"task": "tallystick.drain", "schedule": 2.0, "options": {"expires": 2}},
         "sweep": {"task": "tallystick.sweep", "schedule": 15.0, "options": {"expires": 15}},
         "maintain": {"task": "tallystick.maintain", "schedule": 20.0, "options": {"expires": 20}},
+        "forget": {"task": "tallystick.forget", "schedule": 3600.0, "options": {"expires": 3600}},
         "pull_feeds": {
             "task": "tallystick.pull_feeds",
             "schedule": 30.0,
             "options": {"expires": 30},
+        },
+        "check_links": {
+            "task": "tallystick.check_links",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "prune_rollups": {
+            "task": "tallystick.prune_rollups",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
         },
     },
 )
@@ -114,16 +125,34 @@ def sweep() -> None:
 
 @app.task(name="tallystick.maintain")
 def maintain() -> None:
-    """Fold SQLite's log into its file and drop messages that were delivered long ago."""
-    chores.maintain(_engine)
+    """Fold SQLite's log into its file, let old clicks go and drop messages delivered long ago."""
+    chores.maintain(_engine, _CONFIGURED, now=clock.now())
     if not _CONFIGURED.broker_url:
         _prune(_CONFIGURED.data_dir / "broker" / "processed")
+
+
+@app.task(name="tallystick.forget")
+def forget() -> None:
+    """Drop what is remembered of customers and of unmatched orders for longer than allowed."""
+    chores.forget(_engine, _CONFIGURED, now=clock.now())
 
 
 @app.task(name="tallystick.pull_feeds")
 def pull_feeds() -> None:
     """Pull the feeds whose time has come."""
     chores.pull_feeds(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
+
+
+@app.task(name="tallystick.prune_rollups")
+def prune_rollups() -> None:
+    """Let go of roll-ups that are past their time."""
+    chores.prune_rollups(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
+
+
+@app.task(name="tallystick.check_links")
+def check_links() -> None:
+    """Look at pages that links lead to."""
+    chores.check_links(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
 
 
 def ring() -> None:

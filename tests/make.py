@@ -4,15 +4,18 @@ Every builder inserts and flushes; nothing is committed. Ids and numbers are cou
 test that needs two of a kind calls twice.
 """
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 
-from sqlmodel import Session, SQLModel
+from sqlalchemy.engine import Engine
+from sqlmodel import Session, SQLModel, select
 
 from commissions import plans
 from commissions.models import PlanVersion
+from kernel.database import reading
 from network.models import (
     Advertiser,
     Membership,
@@ -20,16 +23,20 @@ from network.models import (
     Program,
     Publisher,
 )
+from tracker import click_days, day_files, day_partitions
+from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import (
     Attribution,
     ChangeKind,
     Click,
+    ClickDay,
     Conversion,
     ConversionChange,
     ConversionItem,
 )
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+_SIGNER = ClickIdSigner({1: b"a key that only tests use"}, current=1)
 _numbers = count(1)
 _Row = TypeVar("_Row", bound=SQLModel)
 
@@ -96,19 +103,61 @@ def membership(session: Session, of: Program, who: Publisher, **facts: Any) -> M
     return _keep(session, Membership(**given | facts))
 
 
+def click_id(at: datetime, name: str = "") -> str:
+    """An id of this time, genuine in all but its key; equal for an equal name that is not empty."""
+    named = hashlib.blake2b(name.encode(), digest_size=RANDOM_BYTES).digest() if name else None
+    return _SIGNER.mint(at=at, program_number=1, publisher_number=1, random_bytes=named)
+
+
+def keep_click(session: Session, clicked: Click) -> Click:
+    """Put a click where clicks are. On SQLite that is committed at once, in the file of its day."""
+    row = session.get(ClickDay, clicked.at.date())
+    if row is None:
+        row = ClickDay(day=clicked.at.date(), opened_at=NOW)
+    row.clicks += 1
+    row.last_at = max(clicked.at, row.last_at or clicked.at)
+    session.add(row)
+    session.flush()
+    bind = session.get_bind()
+    engine = bind if isinstance(bind, Engine) else bind.engine
+    if engine.dialect.name != "sqlite":
+        day_partitions.make_one(session.connection(), row.day)
+        return _keep(session, clicked)
+    place = day_files.Place(row.day, row.generation)
+    with (
+        day_files.beside(engine).writing(place) as connection,
+        Session(connection, expire_on_commit=False) as of_day,
+    ):
+        _keep(of_day, clicked)
+        of_day.commit()
+        of_day.expunge(clicked)
+    return clicked
+
+
+def clicks(engine: Engine) -> list[Click]:
+    """Every click that is stored, in the order of their days."""
+    found: dict[str, Click] = {}
+    with reading(engine) as session:
+        for row in click_days.kept(session):
+            with click_days.reading_day(session, row) as of_day:
+                if of_day is not None:
+                    found |= {one.id: one for one in of_day.exec(select(Click))}
+    return list(found.values())
+
+
 def click(session: Session, of: Program, who: Publisher, **facts: Any) -> Click:
     """A click an hour before NOW."""
-    _, identity = _id("clk")
+    at = facts.get("at", NOW - timedelta(hours=1))
     given: dict[str, Any] = {
-        "id": identity,
-        "at": NOW - timedelta(hours=1),
+        "id": click_id(at),
+        "at": at,
         "program_id": of.id,
         "publisher_id": who.id,
         "landing_url": of.landing_url,
         "sub_ids": {},
         "parameters": {},
     }
-    return _keep(session, Click(**given | facts))
+    return keep_click(session, Click(**given | facts))
 
 
 def conversion(
@@ -146,6 +195,8 @@ def conversion(
             publisher_id=who.id if who else None,
             click_id=clicked.id if clicked else None,
             clicked_at=clicked.at if clicked else None,
+            click_country=clicked.country if clicked else None,
+            sub_ids=dict(clicked.sub_ids) if clicked else {},
             source="click" if who else "none",
             reason="last_click" if who else "no_click",
             decided_at=made.received_at,

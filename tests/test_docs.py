@@ -204,7 +204,15 @@ def test_every_metric_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [events.ClickSeen, events.OrderReported, events.ChangeReported, events.Order, events.Item],
+    [
+        events.ClickSeen,
+        events.OrderReported,
+        events.ChangeReported,
+        events.ImpressionSeen,
+        events.ArrivalsSeen,
+        events.Order,
+        events.Item,
+    ],
     ids=lambda record: str(record.__name__),
 )
 def test_every_field_of_a_journal_record_is_documented(record: type[msgspec.Struct]) -> None:

@@ -56,6 +56,15 @@ _TOOL_WORDS = (
     r"javafx|ffmpeg|lavf/|transmission/|azureus|download(?:er| master)|^fdm|getright",
 )
 _ROBOTS = re.compile("|".join(_ROBOT_WORDS))
+# Programs that fetch a link to show a picture of its page where somebody has shared it.
+_PREVIEWS = re.compile(
+    r"facebookexternalhit|facebookcatalog|facebot|meta-externalfetcher|slackbot|slack-imgproxy"
+    r"|whatsapp/|twitterbot|telegrambot|discordbot|linkedinbot|skypeuripreview|microsoftpreview"
+    r"|bingpreview|pinterestbot|redditbot|embedly|iframely|vkshare|mastodon/"
+    r"|snap url preview|kakaotalk-scrap|line-poker|tumblr/|^viber/|cardyb|flipboardproxy"
+    r"|quora link preview|google-pagerenderer|googlemessages|yahoo link preview|bitlybot|outbrain"
+    r"|(?:url|link)[ -]?preview"
+)
 _TOOLS = re.compile("|".join(_TOOL_WORDS))
 # A server that fetches on behalf of a person and says so: not a device, yet no robot either.
 _INTERMEDIARIES = re.compile(r"speedmode; proxy|googleweblight|transcoder")
@@ -77,6 +86,13 @@ def classify(user_agent: str, *, max_chars: int = MAX_USER_AGENT_CHARS) -> Agent
 
 
 @lru_cache(maxsize=_CACHE_ENTRIES)
+@lru_cache(maxsize=_CACHE_ENTRIES)
+def is_preview(user_agent: str) -> bool:
+    """Whether the agent says that it fetches a shared link for a preview of it."""
+    return _PREVIEWS.search(user_agent.lower()) is not None
+
+
+@lru_cache(maxsize=_CACHE_ENTRIES)
 def _classify(agent: str) -> AgentClass:
     if agent in ("", "-"):
         return AgentClass.EMPTY
@@ -87,3 +103,47 @@ def _classify(agent: str) -> AgentClass:
     if _PERSONS.search(agent) and not _INTERMEDIARIES.search(agent):
         return AgentClass.BROWSER
     return AgentClass.UNKNOWN
+
+
+class Device(StrEnum):
+    """What a click was made on, by its user agent; a recent iPad passes itself off as a desktop."""
+
+    DESKTOP = "desktop"
+    MOBILE = "mobile"
+    TABLET = "tablet"
+    TV = "tv"
+    BOT = "bot"
+    UNKNOWN = "unknown"
+
+
+_TVS = re.compile(
+    r"smart-?tv|smarttv|appletv|apple tv|google ?tv|hbbtv|netcast|web0s|webos\.tv|roku|bravia"
+    r"|tizen.*\btv\b|\btv safari|(?<![a-z])aft[a-z]{1,4}(?![a-z])|crkey|viera|opera tv|ott/"
+    r"|nintendo (?:switch|wiiu)|playstation [345]|xbox"
+)
+_TABLETS = re.compile(r"ipad|tablet|kindle|silk/|playbook|android(?!.*mobi)|sm-t\d")
+_MOBILES = re.compile(
+    r"mobi|iphone|ipod|android|phone|opera mini|blackberry|symbian|midp|nokia|ucweb|\bios[ /]"
+    r"|nintendo|playstation|netfront|obigo"
+)
+_DEVICES = (
+    (_TVS, Device.TV),
+    (_TABLETS, Device.TABLET),
+    (_MOBILES, Device.MOBILE),
+)
+
+
+def device_of(user_agent: str, *, max_chars: int = MAX_USER_AGENT_CHARS) -> Device:
+    """The kind of device. A robot or tool is `bot`; without an agent, or an odd one, `unknown`."""
+    return _device_of(user_agent[:max_chars])
+
+
+@lru_cache(maxsize=_CACHE_ENTRIES)
+def _device_of(user_agent: str) -> Device:
+    kind = classify(user_agent)
+    if kind in (AgentClass.BOT, AgentClass.TOOL):
+        return Device.BOT
+    if kind is not AgentClass.BROWSER:
+        return Device.UNKNOWN
+    agent = user_agent.lower()
+    return next((device for shape, device in _DEVICES if shape.search(agent)), Device.DESKTOP)

@@ -1,17 +1,41 @@
-"""Joins a conversion to the click, and so to the publisher, that brought it."""
+"""Joins conversions to the publishers that brought them. Decided once, for whole batches."""
 
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
-from kernel.errors import NotFound, Unavailable
-from network.models import Membership, MembershipStatus, Program, Publisher
-from tracker.click_ids import ClickIdError, ClickIdSigner
-from tracker.models import Attribution, Click, Conversion
-from tracker.rules import AttributionReason, Candidate
-from tracker.rules import attribute as choose
+from kernel import audit, outbox
+from kernel.errors import Conflict, NotFound, Refused, Unavailable, invalid
+from network import publishers
+from network.models import Membership, MembershipStatus
+from tracker import attribution_facts, customers
+from tracker.attribution_facts import Batch, Copy, Row
+from tracker.click_ids import ClickIdSigner
+from tracker.credit import Role, Share
+from tracker.credit_terms import Source
+from tracker.customers import CustomerKeys
+from tracker.deciding import FINAL, Decision, decide
+from tracker.models import Attribution, AttributionShare, AttributionSuperseded
+from tracker.rules import AttributionReason
+
+MATCHED: Final = "conversion.matched"
+SOURCE_MANUAL: Final = "manual"
+NOTE_CHARS_MAX: Final = 500
+# An order that was carried over is not remembered itself: otherwise a customer who orders often
+# enough would be somebody's for ever, whatever limit the program sets.
+_REMEMBERED: Final = frozenset({Source.CLICK, Source.COUPON, Source.PUBLISHER, SOURCE_MANUAL})
+_IDS_PER_QUERY: Final = 5_000
+_NO_COPY: Final = Copy(None, {})
+
+_TABLES = Attribution.metadata.tables
+_attribution, _share, _superseded = (
+    _TABLES[str(model.__tablename__)]
+    for model in (Attribution, AttributionShare, AttributionSuperseded)
+)
 
 
 class NotAttributed(Unavailable):
@@ -20,110 +44,319 @@ class NotAttributed(Unavailable):
     code = "not_attributed"
 
 
-SOURCE_CLICK = "click"
-SOURCE_NONE = "none"
-_UNREADABLE = {
-    "malformed": AttributionReason.CLICK_ID_MALFORMED,
-    "unknown_key": AttributionReason.CLICK_ID_UNKNOWN_KEY,
-    "forged": AttributionReason.CLICK_ID_FORGED,
-}
+class AlreadyAttributed(Conflict):
+    """A publisher has the conversion, and keeps it; nothing changed."""
 
-# Said for every order that comes in; built once, because building costs more than executing.
-_TABLES = Attribution.metadata.tables
-_attribution, _click, _conversion, _membership, _program, _publisher = (
-    _TABLES[str(model.__tablename__)]
-    for model in (Attribution, Click, Conversion, Membership, Program, Publisher)
-)
-_FACTS = (
-    sa.select(
-        _conversion.c.program_id,
-        _conversion.c.click_id,
-        _conversion.c.occurred_at,
-        _program.c.number,
-        _program.c.attribution_window_hours,
-        _click.c.unbillable_reason,
-        _attribution.c.conversion_id.is_not(None),
-    )
-    .join(_program, _program.c.id == _conversion.c.program_id)
-    .outerjoin(_click, _click.c.id == _conversion.c.click_id)
-    .outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
-    .where(_conversion.c.id == sa.bindparam("conversion_id"))
-)
-_PUBLISHER = (
-    sa.select(_publisher.c.id, _membership.c.status)
-    .outerjoin(
-        _membership,
-        sa.and_(
-            _membership.c.publisher_id == _publisher.c.id,
-            _membership.c.program_id == sa.bindparam("program_id"),
-        ),
-    )
-    .where(_publisher.c.number == sa.bindparam("number"))
-)
-_INSERT = sa.insert(_attribution)
+    code = "already_attributed"
 
 
-class _Facts(NamedTuple):
-    """What decides. `unbillable_reason` is None where the click has no row."""
+class NotAssignable(Refused):
+    """Nobody may earn the conversion, or the publisher is no member; nothing changed."""
 
-    program_id: str
+    code = "not_assignable"
+
+
+class Attributed(NamedTuple):
+    """Who is paid for a conversion (nobody: `publisher_id` None), and why."""
+
+    conversion_id: str
+    publisher_id: str | None
     click_id: str | None
-    occurred_at: datetime
-    program_number: int
-    window_hours: int
-    unbillable_reason: str | None
-    is_decided: bool
+    reason: str
+
+
+def attribute_many(
+    session: Session,
+    conversion_ids: Sequence[str],
+    *,
+    signer: ClickIdSigner,
+    keys: CustomerKeys,
+    now: datetime,
+) -> dict[str, Attributed]:
+    """The attributions of the conversions, decided at the first call and the same ever after.
+
+    A click id is believed for what it says about itself, so that a click row that is late or
+    lost costs nobody a sale. A few statements, however many conversions; an order may carry over
+    the attribution of one before it in the same batch. NotFound when one does not exist.
+    """
+    found: dict[str, Attributed] = {}
+    for start in range(0, len(conversion_ids), _IDS_PER_QUERY):
+        part = conversion_ids[start : start + _IDS_PER_QUERY]
+        rows = attribution_facts.rows(session, part)
+        if len(rows) != len(set(part)):
+            missing = set(part) - {row.id for row in rows}
+            raise NotFound("no such conversion", kind="conversion", conversion_id=min(missing))
+        undecided = [row for row in rows if row.decided_id is None]
+        if undecided:
+            batch = attribution_facts.load(session, undecided, signer=signer, keys=keys)
+            found |= _decide_all(session, undecided, batch, now=now)
+        found |= _decided(session, [row.id for row in rows if row.decided_id is not None])
+    return found
 
 
 def attribute(
-    session: Session, conversion_id: str, *, signer: ClickIdSigner, now: datetime
+    session: Session,
+    conversion_id: str,
+    *,
+    signer: ClickIdSigner,
+    keys: CustomerKeys,
+    now: datetime,
 ) -> Attribution:
-    """The attribution of the conversion, decided at the first call and the same ever after.
+    """`attribute_many` for one conversion; the row in force."""
+    attribute_many(session, [conversion_id], signer=signer, keys=keys, now=now)
+    return session.get_one(Attribution, conversion_id, populate_existing=True)
 
-    The click id is believed for what it says about itself, so that a click row that is late or
-    lost costs nobody a sale. NotFound when there is no such conversion.
+
+def match(
+    session: Session,
+    conversion_id: str,
+    *,
+    signer: ClickIdSigner,
+    keys: CustomerKeys,
+    now: datetime,
+) -> bool:
+    """Try a conversion again that is nobody's; whether it has a publisher now.
+
+    Judged by the terms in force when it occurred, as at first. What was decided stays in
+    `attribution_superseded`, and MATCHED leaves through the outbox. One that has a publisher, or
+    that nobody may earn, stays as it is.
     """
-    row = session.execute(_FACTS, {"conversion_id": conversion_id}).one_or_none()
-    if row is None:
-        raise NotFound("no such conversion", kind="conversion")
-    facts = _Facts(*row)
-    if facts.is_decided:
-        return session.get_one(Attribution, conversion_id)
-    winner, reason = _decide(session, facts, signer)
-    attribution: dict[str, Any] = {
-        "conversion_id": conversion_id,
-        "publisher_id": winner.publisher_id if winner else None,
-        "click_id": winner.click_id if winner else None,
-        "clicked_at": winner.at if winner else None,
-        "source": SOURCE_CLICK if winner else SOURCE_NONE,
-        "reason": str(reason),
+    rows = attribution_facts.rows(session, [conversion_id])
+    if not rows or not _is_open(rows[0]):
+        return False
+    [row] = rows
+    batch = attribution_facts.load(session, rows, signer=signer, keys=keys)
+    decision = decide(batch.facts(row), batch.terms[row.id])
+    if not decision.shares:
+        return False
+    _supersede(session, row, batch, decision, now=now)
+    return True
+
+
+def assign(
+    session: Session,
+    conversion_id: str,
+    *,
+    publisher_id: str,
+    note: str,
+    keys: CustomerKeys,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Give a conversion that is nobody's to a publisher, with a note that its readers see.
+
+    AlreadyAttributed when another publisher has it; NotAssignable for a test order and for a
+    publisher that is no approved member of the program. A repeat changes nothing.
+    """
+    if not 0 < len(note) <= NOTE_CHARS_MAX or not note.isprintable():
+        raise invalid("note", "length", f"must be 1 to {NOTE_CHARS_MAX} printable characters")
+    rows = attribution_facts.rows(session, [conversion_id])
+    if not rows or rows[0].decided_id is None:
+        raise NotAttributed("the conversion is not attributed yet", conversion_id=conversion_id)
+    [row] = rows
+    if row.publisher_id == publisher_id:
+        return
+    if row.publisher_id is not None:
+        raise AlreadyAttributed("a publisher has this conversion", conversion_id=conversion_id)
+    if row.is_test:
+        raise NotAssignable("a test order earns nobody anything", reason="test_order")
+    publishers.get(session, publisher_id)
+    if not _is_member(session, row.program_id, publisher_id):
+        raise NotAssignable("the publisher is no member of the program", reason="not_a_member")
+    batch = Batch(
+        keys={
+            row.id: keys.of(row.program_id, customer_id=row.customer_id, email_hash=row.email_hash)
+        },
+        terms_ids={row.id: None},
+    )
+    decision = _manual(publisher_id, note)
+    audit.record(
+        session,
+        actor=actor,
+        action="conversion.assign",
+        subject_id=conversion_id,
+        now=now,
+        publisher_id=publisher_id,
+        note=note,
+        before=row.reason,
+    )
+    _supersede(session, row, batch, decision, now=now)
+
+
+def _manual(publisher_id: str, note: str) -> Decision:
+    """The decision of a person for a publisher."""
+    whole = Share(publisher=publisher_id, weight=Fraction(1), role=Role.CONVERTER)
+    return Decision(
+        shares=(whole,),
+        source=SOURCE_MANUAL,
+        reason=AttributionReason.ASSIGNED,
+        trace={"note": note},
+    )
+
+
+def _is_open(row: Row) -> bool:
+    return row.decided_id is not None and row.publisher_id is None and row.reason not in FINAL
+
+
+def _is_member(session: Session, program_id: str, publisher_id: str) -> bool:
+    query = select(Membership.status).where(
+        Membership.program_id == program_id, Membership.publisher_id == publisher_id
+    )
+    return session.exec(query).first() == MembershipStatus.APPROVED
+
+
+def _decided(session: Session, conversion_ids: Collection[str]) -> dict[str, Attributed]:
+    if not conversion_ids:
+        return {}
+    one = _attribution.c
+    query = sa.select(one.conversion_id, one.publisher_id, one.click_id, one.reason).where(
+        one.conversion_id.in_(conversion_ids)
+    )
+    return {row[0]: Attributed(*row) for row in session.execute(query)}
+
+
+def _decide_all(
+    session: Session, rows: Sequence[Row], batch: Batch, *, now: datetime
+) -> dict[str, Attributed]:
+    attributions: list[dict[str, Any]] = []
+    writes = _Writes()
+    for row in rows:
+        decision = decide(batch.facts(row), batch.terms[row.id])
+        attributions.append(_attribution_row(row, batch, decision, now=now))
+        if decision.shares:
+            writes.attributed(row, batch, decision)
+        else:
+            writes.unattributed(row, batch, decision)
+    session.execute(sa.insert(_attribution), attributions)
+    writes.flush(session, now=now)
+    return {
+        one["conversion_id"]: Attributed(
+            one["conversion_id"], one["publisher_id"], one["click_id"], one["reason"]
+        )
+        for one in attributions
+    }
+
+
+def _attribution_row(
+    row: Row, batch: Batch, decision: Decision, *, now: datetime
+) -> dict[str, Any]:
+    payee = decision.payee
+    touch = payee.touch if payee else None
+    copy = batch.copies.get(touch.id, _NO_COPY) if touch else _NO_COPY
+    return {
+        "conversion_id": row.id,
+        "publisher_id": payee.publisher if payee else None,
+        "click_id": touch.id if touch else None,
+        "clicked_at": touch.at if touch else None,
+        "click_country": copy.country,
+        "sub_ids": dict(copy.sub_ids),
+        "source": str(decision.source),
+        "reason": str(decision.reason),
+        "terms_id": batch.terms_ids[row.id],
+        "trace": dict(decision.trace),
         "decided_at": now,
     }
-    session.execute(_INSERT, attribution)
-    return Attribution(**attribution)
 
 
-def _decide(session: Session, facts: _Facts, signer: ClickIdSigner) -> tuple[Candidate | None, str]:
-    if facts.click_id is None:
-        return None, AttributionReason.NO_CLICK_ID
-    try:
-        click = signer.read(facts.click_id)
-    except ClickIdError as error:
-        return None, _UNREADABLE[error.reason]
-    if click.program_number != facts.program_number:
-        return None, AttributionReason.OTHER_PROGRAM
-    publisher = session.execute(
-        _PUBLISHER, {"program_id": facts.program_id, "number": click.publisher_number}
-    ).one_or_none()
-    if publisher is None:
-        return None, AttributionReason.PUBLISHER_UNKNOWN
-    publisher_id, membership = publisher
-    unsigned = "" if click.billable else AttributionReason.NOT_BILLABLE
-    candidate = Candidate(
-        click_id=facts.click_id,
-        publisher_id=publisher_id,
-        at=click.at,
-        unbillable_reason=facts.unbillable_reason or unsigned,
-        is_member=membership == MembershipStatus.APPROVED,
+def _supersede(
+    session: Session, row: Row, batch: Batch, decision: Decision, *, now: datetime
+) -> None:
+    before = session.execute(
+        sa.select(_attribution).where(_attribution.c.conversion_id == row.id).with_for_update()
+    ).one()
+    if before.publisher_id is not None:
+        # A manager and the pipeline may come at once; whoever waited for the row finds it taken.
+        raise AlreadyAttributed("a publisher has this conversion", conversion_id=row.id)
+    session.execute(
+        sa.insert(_superseded),
+        {
+            "conversion_id": row.id,
+            "reason": before.reason,
+            "terms_id": before.terms_id,
+            "trace": before.trace,
+            "decided_at": before.decided_at,
+            "superseded_at": now,
+        },
     )
-    return choose([candidate], occurred_at=facts.occurred_at, window_hours=facts.window_hours)
+    after = _attribution_row(row, batch, decision, now=now)
+    session.execute(
+        sa.update(_attribution).where(_attribution.c.conversion_id == row.id).values(**after)
+    )
+    customers.satisfied(session, [row.id])
+    writes = _Writes()
+    writes.attributed(row, batch, decision)
+    writes.flush(session, now=now)
+    outbox.append(session, MATCHED, row.id, lane=row.program_id, now=now)
+
+
+class _Writes:
+    """Rows beside the attributions of a batch, written together."""
+
+    def __init__(self) -> None:
+        self.shares: list[dict[str, Any]] = []
+        self.known: list[dict[str, Any]] = []
+        self.wanted: list[dict[str, Any]] = []
+        self.found: set[tuple[str, str]] = set()
+
+    def attributed(self, row: Row, batch: Batch, decision: Decision) -> None:
+        """Keep the shares, and what orders of others may have waited for."""
+        self.shares += [
+            {
+                "conversion_id": row.id,
+                "position": position,
+                "publisher_id": one.publisher,
+                "numerator": one.weight.numerator,
+                "denominator": one.weight.denominator,
+                "role": str(one.role),
+                "click_id": one.touch.id if one.touch else None,
+            }
+            for position, one in enumerate(decision.shares)
+        ]
+        is_remembered = decision.source in _REMEMBERED
+        batch.note(row, decision.shares, is_remembered=is_remembered)
+        self.found.add((customers.WANTS_ORDER, customers.order_key(row.program_id, row.order_id)))
+        for key in batch.keys[row.id] if is_remembered else ():
+            self.known.append({"key": key, "conversion_id": row.id, "occurred_at": row.occurred_at})
+            self.found.add((customers.WANTS_CUSTOMER, key))
+
+    def unattributed(self, row: Row, batch: Batch, decision: Decision) -> None:
+        """Keep what would make the order somebody's after all."""
+        if decision.reason in FINAL:
+            return
+        wants = [(customers.WANTS_CUSTOMER, key) for key in batch.keys[row.id]]
+        if row.parent_order_id:
+            key = customers.order_key(row.program_id, row.parent_order_id)
+            wants.append((customers.WANTS_ORDER, key))
+        if row.coupon:
+            wants.append((customers.WANTS_COUPON, customers.coupon_key(row.program_id, row.coupon)))
+        self.wanted += [
+            {
+                "kind": kind,
+                "key": key,
+                "conversion_id": row.id,
+                "program_id": row.program_id,
+                "occurred_at": row.occurred_at,
+            }
+            for kind, key in wants
+        ]
+
+    def flush(self, session: Session, *, now: datetime) -> None:
+        """Write, and have the orders tried again that waited for one of these."""
+        if self.shares:
+            session.execute(sa.insert(_share), self.shares)
+        customers.remember(session, self.known)
+        customers.want(session, self.wanted)
+        customers.announce(session, self.found, now=now)
+
+
+def shares(
+    session: Session, conversion_ids: Collection[str]
+) -> Mapping[str, Sequence[AttributionShare]]:
+    """The parts of attributed conversions in their order; they sum to 1 for each."""
+    query = select(AttributionShare).where(
+        col(AttributionShare.conversion_id).in_(sorted(conversion_ids))
+    )
+    found: dict[str, list[AttributionShare]] = {}
+    for one in session.exec(query.order_by(col(AttributionShare.position))):
+        found.setdefault(one.conversion_id, []).append(one)
+    return found

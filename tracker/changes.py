@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -16,19 +17,40 @@ from kernel.errors import AppError, Conflict, NotFound, Refused, invalid
 from kernel.ids import derived_id
 from kernel.money import format_amount
 from tracker import conversions, rules
-from tracker.events import ChangeReported
+from tracker.events import ChangeReported, OrderReported
 from tracker.fields import Fields
 from tracker.models import ChangeKind, Conversion, ConversionChange
-from tracker.orders import EVENT, check_currency, read_amount
+from tracker.orders import DEFAULT_EVENT, EVENT, check_currency, read_amount
 from tracker.refusals import refuse
+from tracker.repeats import STATUS_KINDS
 
 CHANGED = "conversion.changed"
 _REASON_CHARS_MAX: Final = 256
 _REFUND_ID_CHARS_MAX: Final = 128
 _LINE_MAX: Final = 10**6
 _QUANTITY_MAX: Final = 10**9
-FIELDS: Final = ("reason", "occurred_at", "event", "program")
+FIELDS: Final = ("reason", "reason_code", "occurred_at", "event", "number", "program")
+_NUMBER_MAX: Final = 10**6
 REFUND_FIELDS: Final = (*FIELDS, "amount", "currency", "line", "qty", "refund_id")
+
+
+class ChangeReason(StrEnum):
+    """Why an advertiser took an order back, in one word that programs can count."""
+
+    RETURNED = "returned"
+    CANNOT_SHIP = "cannot_ship"
+    OUT_OF_STOCK = "out_of_stock"
+    CUSTOMER_CANCELLED = "customer_cancelled"
+    PAYMENT_FAILED = "payment_failed"
+    DUPLICATE = "duplicate"
+    FRAUD = "fraud"
+    TERMS_VIOLATED = "terms_violated"
+    OTHER_PUBLISHER = "other_publisher"
+    TEST = "test"
+    OTHER = "other"
+
+
+RESTATED: Final = "restated"
 
 
 class OrderUnknown(NotFound):
@@ -60,6 +82,7 @@ class Subject:
     program_id: str
     order_id: str
     currency: str
+    event: str = DEFAULT_EVENT
 
 
 @dataclass(slots=True)
@@ -95,13 +118,18 @@ def parse_change(
         "reason": fields.text("reason", chars_max=_REASON_CHARS_MAX) or "",
         "occurred_at": to_rfc3339(occurred_at) if occurred_at else None,
     }
+    # What came later is part of the content only where it is said: a key never changes its mind.
+    reason_code = fields.choice("reason_code", tuple(ChangeReason)) or ""
+    number = _whole_number(fields, "number", 1, _NUMBER_MAX)
+    if reason_code:
+        content["reason_code"] = reason_code
+    if number is not None:
+        content["number"] = number
     if kind is ChangeKind.REFUND:
         content |= _refund_content(fields, subject.currency)
     refund_id = fields.text("refund_id", chars_max=_REFUND_ID_CHARS_MAX)
     fields.finish()
-    hashed = hashlib.sha256(
-        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    hashed = _hash(content)
     change_key = (
         f"{subject.conversion_id}:{kind.value}:{f'id:{refund_id}' if refund_id else hashed}"
     )
@@ -119,7 +147,77 @@ def parse_change(
         line=content.get("line"),
         quantity=content.get("qty", 0),
         reason=content["reason"],
+        event=subject.event,
+        number=number,
+        reason_code=reason_code,
     )
+
+
+def of_status(report: OrderReported, conversion_id: str) -> ChangeReported:
+    """The change that a report means which says nothing new but the order's status.
+
+    It has the key of the same change reported plainly, so that the two are one. A full refund
+    has no amount yet: what is left of the order is known only when it is recorded.
+    """
+    kind = STATUS_KINDS[report.order.status]
+    content = {
+        "conversion_id": conversion_id,
+        "kind": kind.value,
+        "reason": "",
+        "occurred_at": None,
+    }
+    hashed = _hash(content)
+    suffix = "id:status" if kind is ChangeKind.REFUND else hashed
+    return _of_report(report, conversion_id, kind, key_suffix=suffix, content_hash=hashed)
+
+
+def of_restatement(report: OrderReported, conversion_id: str) -> ChangeReported:
+    """The end of a conversion whose place the report took."""
+    return msgspec.structs.replace(
+        _of_report(
+            report,
+            conversion_id,
+            ChangeKind.CANCEL,
+            key_suffix="",
+            content_hash=report.content_hash,
+        ),
+        key=f"{conversion_id}{conversions.RESTATED_KEY}",
+        reason_code=RESTATED,
+    )
+
+
+def _of_report(
+    report: OrderReported,
+    conversion_id: str,
+    kind: ChangeKind,
+    *,
+    key_suffix: str,
+    content_hash: str,
+) -> ChangeReported:
+    key = f"{conversion_id}:{kind.value}:{key_suffix}"
+    return ChangeReported(
+        # The conversion's id cannot be guessed, so neither can what is derived from it.
+        id=derived_id("chg", b"of-report", conversion_id, kind.value, key_suffix or RESTATED),
+        key=key,
+        conversion_id=conversion_id,
+        program_id=report.program_id,
+        order_id=report.order.order_id,
+        kind=kind.value,
+        content_hash=content_hash,
+        occurred_at=report.received_at,
+        received_at=report.received_at,
+    )
+
+
+def is_recorded(session: Session, keys: Sequence[str]) -> bool:
+    """Whether a change with one of these keys is recorded."""
+    query = select(ConversionChange.seq).where(col(ConversionChange.key).in_(keys))
+    return session.exec(query.limit(1)).first() is not None
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _refund_content(fields: Fields, currency: str) -> dict[str, Any]:
@@ -180,11 +278,39 @@ def check(
 def _lock(session: Session, change: ChangeReported) -> Conversion:
     # Two journals may ship refunds of one order at the same time; what is left of it must not be
     # computed twice from the same rows.
-    query = select(Conversion).where(Conversion.id == change.conversion_id).with_for_update()
+    subject_id = _subject_id(session, change)
+    query = select(Conversion).where(Conversion.id == subject_id).with_for_update()
     conversion = session.exec(query).one_or_none()
     if conversion is None:
         raise OrderUnknown(f"no order {change.order_id!r} is recorded", order_id=change.order_id)
     return conversion
+
+
+def _subject_id(session: Session, change: ChangeReported) -> str:
+    """The conversion that is meant: the one with the number, or the only one that stands."""
+    if not change.event:
+        return change.conversion_id
+    key = (change.program_id, change.order_id, change.event)
+    found = conversions.known(session, [key]).get(key, [])
+    if change.number is not None:
+        found = [one for one in found if one.number == change.number]
+    if len(found) > 1:
+        found = [one for one in found if one.standing]
+    if len(found) > 1:
+        numbers = ", ".join(str(one.number) for one in found)
+        raise invalid("number", "missing", f"is required: the order has the conversions {numbers}")
+    return found[0].conversion_id if found else change.conversion_id
+
+
+def remaining_minor(session: Session, conversion_id: str) -> int:
+    """What is left of an order after its refunds."""
+    conversion = conversions.get(session, conversion_id)
+    refunds = [
+        row.amount_minor
+        for row in of_conversion(session, conversion_id)
+        if row.kind == ChangeKind.REFUND
+    ]
+    return conversion.amount_minor - sum(refunds)
 
 
 def _check_refund(
@@ -247,23 +373,25 @@ def record(session: Session, reports: Sequence[ChangeReported], *, now: datetime
         if is_repeat:
             outcome.repeated += 1
             continue
-        session.add(_row(change))
+        subject_id = _subject_id(session, change)
+        session.add(_row(change, subject_id))
         session.flush()
-        outbox.append(session, CHANGED, change.conversion_id, lane=change.program_id, now=now)
+        outbox.append(session, CHANGED, subject_id, lane=change.program_id, now=now)
         outcome.added += 1
     return outcome
 
 
-def _row(change: ChangeReported) -> ConversionChange:
+def _row(change: ChangeReported, conversion_id: str) -> ConversionChange:
     return ConversionChange(
         id=change.id,
         key=change.key,
-        conversion_id=change.conversion_id,
+        conversion_id=conversion_id,
         kind=change.kind,
         line=change.line,
         amount_minor=change.amount_minor,
         quantity=change.quantity,
         reason=change.reason,
+        reason_code=change.reason_code,
         content_hash=change.content_hash,
         occurred_at=change.occurred_at,
         received_at=change.received_at,

@@ -7,13 +7,15 @@ told apart when the journals are shipped.
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from tracker.events import ChangeReported, OrderReported
+from tracker.events import ChangeReported, OrderKey, OrderReported
 
 ORDERS_MAX: Final = 100_000
 CHANGED_ORDERS_MAX: Final = 100_000
@@ -31,24 +33,24 @@ class Claims:
     """Remembers acknowledged events, and lets one request at a time deal with an order."""
 
     def __init__(self) -> None:
-        self._orders: OrderedDict[str, OrderReported] = OrderedDict()
+        self._orders: OrderedDict[OrderKey, dict[str, OrderReported]] = OrderedDict()
         self._changes: OrderedDict[str, dict[str, ChangeReported]] = OrderedDict()
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[OrderKey, _Turn] = {}
         # `forget` runs in a thread; everything else runs in the event loop.
         self._guard = threading.Lock()
 
     @asynccontextmanager
-    async def hold(self, conversion_ids: Iterable[str]) -> AsyncIterator[None]:
+    async def hold(self, keys: Iterable[OrderKey]) -> AsyncIterator[None]:
         """Be the only request of this process that deals with these orders."""
         async with AsyncExitStack() as turns:
             # Always in the same order, so that two batches never wait for one another.
-            for conversion_id in sorted(set(conversion_ids)):
-                await turns.enter_async_context(self._turn(conversion_id))
+            for key in sorted(set(keys)):
+                await turns.enter_async_context(self._turn(key))
             yield
 
     @asynccontextmanager
-    async def _turn(self, conversion_id: str) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(conversion_id, _Turn())
+    async def _turn(self, key: OrderKey) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(key, _Turn())
         turn.users += 1
         try:
             async with turn.lock:
@@ -56,29 +58,39 @@ class Claims:
         finally:
             turn.users -= 1
             if turn.users == 0:
-                del self._turns[conversion_id]
+                del self._turns[key]
 
-    def order(self, conversion_id: str) -> OrderReported | None:
-        """The report of this order that was acknowledged first, if it is remembered."""
-        return self._orders.get(conversion_id)
+    def reports(self, key: OrderKey) -> list[OrderReported]:
+        """The reports of this order that were acknowledged and are remembered, oldest first."""
+        with self._guard:
+            return list(self._orders.get(key, {}).values())
 
     def remember(self, report: OrderReported) -> None:
-        """Keep an acknowledged order; the first report of it stays."""
+        """Keep an acknowledged order; of equal reports the first stays."""
         with self._guard:
-            self._orders.setdefault(report.conversion_id, report)
+            self._orders.setdefault(report.key, {}).setdefault(report.content_hash, report)
             while len(self._orders) > ORDERS_MAX:
                 self._orders.popitem(last=False)
 
-    def oldest(self, count: int) -> list[str]:
+    def oldest(self, count: int) -> list[OrderKey]:
         """The orders remembered longest."""
         with self._guard:
             return list(islice(self._orders, count))
 
-    def forget(self, conversion_ids: Collection[str]) -> None:
-        """Let go of orders that are in the database."""
+    def forget(self, recorded: Mapping[OrderKey, AbstractSet[str]], *, before: datetime) -> None:
+        """Let go of reports that are in the database, by the content hashes it has of each order.
+
+        What became no conversion, such as a status, has no hash there: it is let go once the order
+        is there and the report is from `before`. To forget too early costs a journal record.
+        """
         with self._guard:
-            for conversion_id in conversion_ids:
-                self._orders.pop(conversion_id, None)
+            for key, hashes in recorded.items():
+                reports = self._orders.get(key, {})
+                for one in [*reports.values()]:
+                    if one.content_hash in hashes or one.received_at < before:
+                        del reports[one.content_hash]
+                if not reports:
+                    self._orders.pop(key, None)
 
     def changes(self, conversion_id: str) -> list[ChangeReported]:
         """The remembered changes of an order, in the order of their receipt."""

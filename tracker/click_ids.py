@@ -13,6 +13,7 @@ import base64
 import hmac
 import re
 import secrets
+from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,7 @@ _U32_MAX: Final = 0xFFFF_FFFF
 # The 48-bit time is packed as its upper 16 and lower 32 bits.
 _BODY: Final = Struct(">BBHIIIB10s")
 _SHAPE: Final = re.compile(rf"[A-Za-z0-9_-]{{{CLICK_ID_LENGTH}}}", re.ASCII)
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # Keeps a key that is by mistake used elsewhere too from lending its MACs to click ids.
@@ -130,7 +132,9 @@ class ClickIdSigner:
             flags,
             random_bytes,
         )
-        return base64.urlsafe_b64encode(body + self._mac(self._current, body)).decode("ascii")
+        # base64.urlsafe_b64encode, without its two look-ups of a table and a copy.
+        signed = b2a_base64(body + self._mac(self._current, body), newline=False)
+        return signed.translate(_URL_SAFE).decode("ascii")
 
     def read(self, text: str) -> ClickFacts:
         """The facts of a genuine id; ClickIdError for every other text, whatever it holds."""
@@ -162,3 +166,14 @@ class ClickIdSigner:
         mac = self._macs[key_id].copy()
         mac.update(body)
         return mac.digest()
+
+
+def time_of(text: str) -> datetime | None:
+    """The time that an id states, believed by nobody: to find its row. None for no id of ours."""
+    if _SHAPE.fullmatch(text) is None:
+        return None
+    raw = base64.urlsafe_b64decode(text[:12])
+    try:
+        return _EPOCH + int.from_bytes(raw[2:8], "big") * _MILLISECOND
+    except OverflowError:
+        return None

@@ -1,42 +1,75 @@
 """Clicks: what a link's query says, which clicks may earn, and their rows in the database."""
 
-import hashlib
 import ipaddress
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from socket import AF_INET, inet_pton
+from typing import Final
 from urllib.parse import unquote, unquote_plus
 
-from sqlalchemy.dialects import postgresql, sqlite
+import msgspec
 from sqlmodel import Session, col, select
 
-from network.models import Program, Publisher
-from tracker.agents import classify
-from tracker.events import ClickSeen
-from tracker.geo import GeoResolver
+from tracker import click_days, consent
+from tracker.click_ids import time_of
 from tracker.models import Click
-from tracker.refusals import refuse
 
 PARAMETERS_MAX: Final = 50
 NOTE_PARAMETER: Final = "ts_note"
 NOTE_FOREIGN_URL: Final = "foreign_url"
+NOTE_UNSIGNED_URL: Final = "unsigned_url"
 _NAME_CHARS_MAX: Final = 64
+# Times of clicks read at once to count visitors; beyond it each visitor is counted with a limit.
+_ROWS_COUNTED_MAX: Final = 20_000
 _CUT: Final = "\u2026"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_DESTINATIONS: Final = ("url", "ued", "u", "murl", "destination")
-# What other networks call the place for a publisher's own reference, by the slot it goes to.
+# The place for a deep link in the links of other networks; the first of these that is there counts.
+_DESTINATIONS: Final = (
+    "url",
+    "ued",
+    "u",
+    "murl",
+    "destination",
+    "ulp",
+    "mpre",
+    "wgtarget",
+    "deeplink",
+)
+# Names that elsewhere stand for anything: only an address in them is taken for a deep link.
+_DESTINATIONS_IF_ADDRESS: Final = ("p", "path")
+_ADDRESS_STARTS: Final = ("http://", "https://")
+# What other networks call the place for a publisher's own reference, by the slot it goes to, in
+# the order in which they are asked.
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "s1": ("clickref", "subId1", "subid1", "sid", "u1", "customid", "aff_sub", "pubref"),
-    "s2": ("clickref2", "subId2", "subid2", "aff_sub2"),
-    "s3": ("clickref3", "subId3", "subid3", "aff_sub3"),
-    "s4": ("clickref4", "subid4", "aff_sub4"),
-    "s5": ("clickref5", "aff_sub5"),
-    "s6": ("clickref6",),
+    "s1": (
+        *("clickref", "subId1", "subid1", "sid", "u1", "customid", "aff_sub", "pubref"),
+        *("sub1", "subid", "subId", "aff_sub1", "sub_id_1", "epi", "ascsubtag", "data1"),
+    ),
+    "s2": (
+        *("clickref2", "subId2", "subid2", "aff_sub2", "sub2", "sub_id_2"),
+        *("epi2", "data2", "adref"),
+    ),
+    "s3": ("clickref3", "subId3", "subid3", "aff_sub3", "sub3", "sub_id_3"),
+    "s4": (
+        *("clickref4", "subid4", "aff_sub4", "sub4", "sub_id_4"),
+        *("sharedid", "sharedId", "source_id"),
+    ),
+    "s5": ("clickref5", "aff_sub5", "sub5", "sub_id_5", "campaign", "source"),
+    "s6": ("clickref6", "sub6", "sub_id_6"),
+    "s7": ("sub7", "sub_id_7"),
+    "s8": ("sub8", "sub_id_8"),
+    "s9": ("sub9", "sub_id_9"),
+    "s10": ("sub10", "sub_id_10"),
+}
+# (slot, rank) by name: a query has few names, so they are looked up and not searched for.
+_PLACES: Final = {
+    name: (slot, rank)
+    for slot, names in _ALIASES.items()
+    for rank, name in enumerate((slot, *names))
 }
 
 
@@ -45,23 +78,34 @@ class Unbillable(StrEnum):
 
     PAUSED = "paused"
     NOT_A_MEMBER = "not_a_member"
+    LINK_RETIRED = "link_retired"
     HEAD = "head"
     PREFETCH = "prefetch"
+    PREVIEW = "preview"
     NO_CONSENT = "no_consent"
+    NO_CONSENT_TCF = "no_consent_tcf"
+    GLOBAL_PRIVACY_CONTROL = "global_privacy_control"
 
 
-# Requests that a machine makes ahead of a person; they are no repeats of the person's own click.
-_AHEAD_OF_PERSON: Final = (Unbillable.HEAD, Unbillable.PREFETCH)
+WITHOUT_CONSENT: Final = frozenset(
+    {Unbillable.NO_CONSENT, Unbillable.NO_CONSENT_TCF, Unbillable.GLOBAL_PRIVACY_CONTROL}
+)
+"""Of such a click nothing is kept that could be about a person."""
+AHEAD_OF_PERSON: Final = (Unbillable.HEAD, Unbillable.PREFETCH, Unbillable.PREVIEW)
+"""Requests of a machine ahead of a person: no repeats of the person's own click."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkQuery:
-    """What the query of a link says, bounded; `destination` is the deep link as it was given."""
+class LinkQuery(msgspec.Struct, frozen=True):
+    """What the query of a link says, bounded; `destination` is the deep link as it was given.
+
+    `consent` holds what it says about consent, by name and, unlike `parameters`, whole. One that
+    was read is shared by the clicks of a link: nobody may change what it holds.
+    """
 
     sub_ids: dict[str, str]
     parameters: dict[str, str]
     destination: str | None
-    has_consent: bool
+    consent: dict[str, str]
 
 
 def read_query(query: str, *, sub_id_chars_max: int) -> LinkQuery:
@@ -72,43 +116,79 @@ def read_query(query: str, *, sub_id_chars_max: int) -> LinkQuery:
     """
     parameters: dict[str, str] = {}
     destinations: dict[str, str] = {}
+    said: dict[str, str] = {}
     for pair in query.split("&", PARAMETERS_MAX)[:PARAMETERS_MAX]:
         raw_name, _, raw_value = pair.partition("=")
-        name = _clean(unquote_plus(raw_name), _NAME_CHARS_MAX)
+        name = _text(raw_name, _NAME_CHARS_MAX)
         if not name or name in parameters:
             continue
-        parameters[name] = _clean(unquote_plus(raw_value), sub_id_chars_max)
-        if name in _DESTINATIONS:
+        parameters[name] = _text(raw_value, sub_id_chars_max)
+        if name in _DESTINATIONS or name in _DESTINATIONS_IF_ADDRESS:
             # A plus is a plus here: no address holds a blank, but many hold a bare plus.
             destinations[name] = unquote(raw_value)
-    sub_ids = {}
-    for slot, aliases in _ALIASES.items():
-        value = next((parameters[name] for name in (slot, *aliases) if parameters.get(name)), None)
-        if value is not None:
-            sub_ids[slot] = value
+        elif name in consent.NAMES:
+            said[name] = unquote(raw_value)
     return LinkQuery(
-        sub_ids=sub_ids,
+        sub_ids=_sub_ids(parameters),
         parameters=parameters,
-        destination=next(
-            (destinations[one] for one in _DESTINATIONS if destinations.get(one)), None
-        ),
-        has_consent=parameters.get("cons") != "0",
+        destination=_destination(destinations) if destinations else None,
+        consent=said,
     )
 
 
-def _clean(text: str, chars_max: int) -> str:
-    text = _CONTROL.sub("\ufffd", text)
+def _sub_ids(parameters: Mapping[str, str]) -> dict[str, str]:
+    ranks: dict[str, int] = {}
+    sub_ids: dict[str, str] = {}
+    for name, value in parameters.items():
+        place = _PLACES.get(name)
+        if place is None or not value:
+            continue
+        slot, rank = place
+        if slot not in ranks or rank < ranks[slot]:
+            ranks[slot] = rank
+            sub_ids[slot] = value
+    return sub_ids
+
+
+def _destination(given: Mapping[str, str]) -> str | None:
+    for name in _DESTINATIONS:
+        if given.get(name):
+            return given[name]
+    for name in _DESTINATIONS_IF_ADDRESS:
+        if given.get(name, "").lower().startswith(_ADDRESS_STARTS):
+            return given[name]
+    return None
+
+
+def _text(raw: str, chars_max: int) -> str:
+    # Most of what links carry is plain, and asking is much cheaper than decoding.
+    text = unquote_plus(raw) if "%" in raw or "+" in raw else raw
+    if not text.isprintable():
+        text = _CONTROL.sub("\ufffd", text)
     return text if len(text) <= chars_max else text[: chars_max - 1] + _CUT
 
 
 def unbillable_reason(
-    *, is_active: bool, is_member: bool, is_head: bool, is_prefetch: bool, has_consent: bool
+    *,
+    without_consent: str,
+    is_head: bool,
+    is_prefetch: bool,
+    is_preview: bool,
+    is_retired: bool,
+    is_active: bool,
+    is_member: bool,
 ) -> str:
-    """The first reason why a click cannot earn, or the empty text."""
+    """The first reason why a click cannot earn, or the empty text.
+
+    `without_consent` is the reason why the visitor may not be tracked, if there is one.
+    """
+    if without_consent:
+        return without_consent
     for applies, reason in (
-        (not has_consent, Unbillable.NO_CONSENT),
         (is_head, Unbillable.HEAD),
         (is_prefetch, Unbillable.PREFETCH),
+        (is_preview, Unbillable.PREVIEW),
+        (is_retired, Unbillable.LINK_RETIRED),
         (not is_active, Unbillable.PAUSED),
         (not is_member, Unbillable.NOT_A_MEMBER),
     ):
@@ -120,6 +200,15 @@ def unbillable_reason(
 def shorten_address(address: str) -> str:
     """The network of an address, /24 or /48: enough for a country, too little for a person."""
     try:
+        # A tenth of the cost of `ip_address`, for nearly every address there is.
+        inet_pton(AF_INET, address)
+    except (OSError, ValueError):
+        return _shorten_other(address)
+    return f"{address.rpartition('.')[0]}.0/24"
+
+
+def _shorten_other(address: str) -> str:
+    try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return ""
@@ -129,183 +218,135 @@ def shorten_address(address: str) -> str:
     return str(ipaddress.ip_network(f"{parsed}/{bits}", strict=False))
 
 
-def visitor_key(key: bytes, address: str, user_agent: str) -> str:
-    """A keyed hash of the whole address and the agent; empty when neither is known."""
-    if not address and not user_agent:
-        return ""
-    text = f"{address}\n{user_agent}".encode()
-    return hashlib.blake2b(text, digest_size=16, key=key).hexdigest()
+def find(session: Session, click_id: str) -> Click | None:
+    """The row of a click, or None: it is late, lost, or past its retention."""
+    return find_many(session, [click_id]).get(click_id)
 
 
-@dataclass(slots=True)
-class Recorded:
-    """What became of clicks: new rows, repeats that were one already, refusals."""
-
-    added: int = 0
-    repeated: int = 0
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Enriched:
-    """A click with what its raw evidence means."""
-
-    seen: ClickSeen
-    row: dict[str, Any]
-
-
-def enrich(
-    clicks: Sequence[ClickSeen],
-    *,
-    geo: GeoResolver,
-    visitors: bytes,
-    sub_id_chars_max: int,
-    monotonic_s: float | None = None,
-) -> list[Enriched]:
-    """The rows of these clicks but for what only the database knows. Reads no database."""
-    return [
-        Enriched(seen, _row(seen, geo, visitors, sub_id_chars_max, monotonic_s)) for seen in clicks
-    ]
-
-
-def _row(
-    seen: ClickSeen,
-    geo: GeoResolver,
-    visitors: bytes,
-    sub_id_chars_max: int,
-    monotonic_s: float | None,
-) -> dict[str, Any]:
-    query = read_query(seen.query, sub_id_chars_max=sub_id_chars_max)
-    place = geo.lookup(seen.address, now_s=monotonic_s)
-    # An imported click, or one without consent, carries no agent; that is not an empty one.
-    knows_agent = not seen.imported and seen.reason != Unbillable.NO_CONSENT
-    return {
-        "id": seen.id,
-        "at": seen.at,
-        "imported": seen.imported,
-        "unbillable_reason": seen.reason,
-        "landing_url": seen.page,
-        "sub_ids": query.sub_ids,
-        "parameters": query.parameters | ({NOTE_PARAMETER: seen.note} if seen.note else {}),
-        "address": shorten_address(seen.address),
-        "visitor_key": visitor_key(visitors, seen.address, seen.user_agent),
-        "user_agent": seen.user_agent,
-        "agent_class": classify(seen.user_agent) if knows_agent else "",
-        "referrer": seen.referrer,
-        "accept_language": seen.accept_language,
-        "sec_fetch_dest": seen.sec_fetch_dest,
-        "sec_fetch_mode": seen.sec_fetch_mode,
-        "sec_fetch_user": seen.sec_fetch_user,
-        "sec_purpose": seen.sec_purpose,
-        "country": place.country,
-        "country_source": place.country_source or "",
-        "is_hosting": place.is_hosting,
-    }
-
-
-def record(
-    session: Session, clicks: Sequence[Enriched], *, duplicate_seconds: int, now: datetime
-) -> Recorded:
-    """Add the clicks that are new, with their count of earlier clicks of the same visitor.
-
-    A click whose id is there already changes nothing. One whose program or publisher does not
-    exist becomes an IntakeRefusal.
-    """
-    outcome = Recorded()
-    programs = _ids(session, Program, {click.seen.program_number for click in clicks})
-    publishers = _ids(session, Publisher, {click.seen.publisher_number for click in clicks})
-    known = _known(session, [click.seen.id for click in clicks])
-    rows: list[dict[str, Any]] = []
-    for click in clicks:
-        program_id = programs.get(click.seen.program_number)
-        publisher_id = publishers.get(click.seen.publisher_number)
-        if program_id is None or publisher_id is None:
-            _refuse(session, click.seen, now=now)
-            outcome.refused += 1
-        elif click.seen.id in known:
-            outcome.repeated += 1
-        else:
-            known.add(click.seen.id)
-            rows.append({**click.row, "program_id": program_id, "publisher_id": publisher_id})
-    if rows:
-        _count_duplicates(session, rows, timedelta(seconds=duplicate_seconds))
-        _insert(session, rows)
-    outcome.added = len(rows)
-    return outcome
-
-
-def _ids(
-    session: Session, model: type[Program | Publisher], numbers: Collection[int]
-) -> dict[int, str]:
-    query = select(model.number, model.id).where(col(model.number).in_(numbers))
-    return dict(session.exec(query).all())
-
-
-def _known(session: Session, ids: Sequence[str]) -> set[str]:
-    return set(session.exec(select(Click.id).where(col(Click.id).in_(ids))))
-
-
-def _insert(session: Session, rows: list[dict[str, Any]]) -> None:
-    # Another node may ship the same imported click between the look and this statement.
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    session.execute(dialect.insert(Click).on_conflict_do_nothing(index_elements=["id"]), rows)
-
-
-def _count_duplicates(session: Session, rows: list[dict[str, Any]], window: timedelta) -> None:
-    """Set `duplicates`: clicks of the visitor on the program in the window before, in any order.
-
-    What a machine requested ahead of the person is not counted.
-    """
-    counted = [row for row in rows if _is_counted(row)]
-    earlier = _earlier(session, counted, window)
-    for row in sorted(rows, key=lambda row: row["at"]):
-        times = earlier[row["program_id"], row["visitor_key"]]
-        end = bisect_right(times, row["at"])
-        row["duplicates"] = (
-            end - bisect_left(times, row["at"] - window) if row["visitor_key"] else 0
-        )
-        if _is_counted(row):
-            times.insert(end, row["at"])
-
-
-def _is_counted(row: Mapping[str, Any]) -> bool:
-    return bool(row["visitor_key"]) and row["unbillable_reason"] not in _AHEAD_OF_PERSON
-
-
-def _earlier(
-    session: Session, rows: Sequence[Mapping[str, Any]], window: timedelta
-) -> defaultdict[tuple[str, str], list[datetime]]:
-    found: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
-    if not rows:
-        return found
-    times = [row["at"] for row in rows]
-    query = (
-        select(Click.program_id, Click.visitor_key, Click.at)
-        .where(
-            col(Click.program_id).in_({row["program_id"] for row in rows}),
-            col(Click.visitor_key).in_({row["visitor_key"] for row in rows}),
-            col(Click.at) >= min(times) - window,
-            col(Click.at) <= max(times),
-            col(Click.unbillable_reason).not_in(_AHEAD_OF_PERSON),
-        )
-        .order_by(col(Click.at))
-    )
-    for program_id, visitor, at in session.exec(query):
-        found[program_id, visitor].append(at)
+def find_many(session: Session, click_ids: Collection[str]) -> dict[str, Click]:
+    """The rows of these clicks, by id; those without a row have no entry."""
+    by_day: defaultdict[date, set[str]] = defaultdict(set)
+    for click_id in click_ids:
+        at = time_of(click_id)
+        if at is not None:
+            by_day[click_days.day_of(at)].add(click_id)
+    rows = click_days.known(session, by_day.keys()) if by_day else {}
+    found: dict[str, Click] = {}
+    for day, ids in by_day.items():
+        first, last = click_days.bounds(day)
+        with click_days.reading_day(session, rows.get(day)) as of_day:
+            if of_day is not None:
+                # The times name the partition; without them PostgreSQL would look into each.
+                query = select(Click).where(
+                    col(Click.id).in_(ids),
+                    col(Click.at) >= first,
+                    col(Click.at) < last,
+                )
+                found |= {click.id: click for click in of_day.exec(query)}
     return found
 
 
-def _refuse(session: Session, seen: ClickSeen, *, now: datetime) -> None:
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="unknown_link",
-        detail="the program or the publisher of this click is not in the database",
-        payload={
-            "click_id": seen.id,
-            "program_number": seen.program_number,
-            "publisher_number": seen.publisher_number,
-        },
-        now=now,
+def count_of_visitor(
+    session: Session,
+    *,
+    program_id: str,
+    visitor_key: str,
+    after: datetime,
+    until: datetime,
+    count_max: int,
+) -> int:
+    """Clicks of a visitor on a program in (after, until]; counted no further than `count_max`.
+
+    Those under an earlier salt have another key: they are in the `carried_clicks` of a click.
+    """
+    days = click_days.days_between(after, until)
+    rows = click_days.known(session, days)
+    count = 0
+    for day in days:
+        query = (
+            select(Click.id)
+            .where(
+                Click.program_id == program_id,
+                Click.visitor_key == visitor_key,
+                col(Click.at) > after,
+                col(Click.at) <= until,
+            )
+            .limit(count_max - count)
+        )
+        with click_days.reading_day(session, rows.get(day)) as of_day:
+            if of_day is None:
+                continue
+            count += len(of_day.exec(query).all())
+        # A session on PostgreSQL has looked into every day of the window at once.
+        if count >= count_max or not click_days.is_by_file(session):
+            break
+    return count
+
+
+def counts_of_visitors(
+    session: Session, seen: Sequence[Click], *, span: timedelta, count_max: int
+) -> dict[str, int]:
+    """By click id: as `count_of_visitor` for the time of `span` up to and with each click.
+
+    One statement for each day that is looked into, unless visitors are so busy that their clicks
+    have to be counted with a limit.
+    """
+    by_day: defaultdict[date, list[Click]] = defaultdict(list)
+    for click in seen:
+        for day in click_days.days_between(click.at - span, click.at):
+            by_day[day].append(click)
+    rows = click_days.known(session, by_day.keys()) if by_day else {}
+    times: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
+    # Day after day and each by time, so that the times of a visitor are sorted.
+    for day, own in sorted(by_day.items()):
+        with click_days.reading_day(session, rows.get(day)) as of_day:
+            found = _times(of_day, day, own, span=span) if of_day is not None else []
+        if len(found) == _ROWS_COUNTED_MAX:
+            return _counts_one_by_one(session, seen, span=span, count_max=count_max)
+        for program_id, visitor_key, at in found:
+            times[program_id, visitor_key].append(at)
+    counts = {}
+    for click in seen:
+        own_times = times[click.program_id, click.visitor_key]
+        count = bisect_right(own_times, click.at) - bisect_right(own_times, click.at - span)
+        counts[click.id] = min(count_max, count)
+    return counts
+
+
+def _times(
+    of_day: Session, day: date, own: Sequence[Click], *, span: timedelta
+) -> Sequence[tuple[str, str, datetime]]:
+    """Program, visitor and time of what the visitors of these clicks clicked on that day."""
+    at = [click.at for click in own]
+    # The times name the partition; without them PostgreSQL would look into each.
+    first, end = click_days.bounds(day)
+    query = (
+        select(Click.program_id, Click.visitor_key, Click.at)
+        .where(
+            col(Click.program_id).in_({click.program_id for click in own}),
+            col(Click.visitor_key).in_({click.visitor_key for click in own}),
+            col(Click.at) >= first,
+            col(Click.at) < end,
+            col(Click.at) > min(at) - span,
+            col(Click.at) <= max(at),
+        )
+        .order_by(col(Click.at))
+        .limit(_ROWS_COUNTED_MAX)
     )
+    return of_day.exec(query).all()
+
+
+def _counts_one_by_one(
+    session: Session, seen: Sequence[Click], *, span: timedelta, count_max: int
+) -> dict[str, int]:
+    return {
+        click.id: count_of_visitor(
+            session,
+            program_id=click.program_id,
+            visitor_key=click.visitor_key,
+            after=click.at - span,
+            until=click.at,
+            count_max=count_max,
+        )
+        for click in seen
+    }

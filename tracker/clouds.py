@@ -186,6 +186,11 @@ def lookup(address: IPv4Address | IPv6Address) -> tuple[str, str | None] | None:
     return None if label is None else cloud.labels[label]
 
 
+def is_listed(version: int, number: int) -> bool:
+    """Whether `lookup` knows the address of this IP version and number."""
+    return _cloud().by_version[version].lookup(number) is not None
+
+
 def built() -> date:
     """Day on which the ranges were collected."""
     return _cloud().built

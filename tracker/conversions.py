@@ -1,21 +1,19 @@
 """Conversions: recorded once when the journal is shipped, and looked up afterwards."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from kernel import outbox
 from kernel.errors import Conflict, NotFound
 from kernel.ids import derived_id
-from network.models import Program
 from tracker import orders
-from tracker.events import Item, Order, OrderReported
-from tracker.models import Conversion, ConversionItem
-from tracker.refusals import refuse
+from tracker.events import CHANNEL_TAG, Item, Order, OrderKey, OrderReported
+from tracker.models import Conversion, ConversionChange, ConversionItem
+from tracker.repeats import Earlier
 
 RECORDED = "conversion.recorded"
 _IDS_PER_QUERY = 500
@@ -28,19 +26,52 @@ class OrderConflict(Conflict):
     title = "The order was reported before, and differently"
 
 
-@dataclass(slots=True)
-class Recorded:
-    """What became of reported orders: new rows, repeats that were one already, refusals."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a conversion stands among those of its order; the first has number 1, no relation.
 
-    added: int = 0
-    repeated: int = 0
-    refused: int = 0
-    ids: set[str] = field(default_factory=set)
+    `occurred_at` is that of the order, where an earlier report said it already.
+    """
+
+    number: int = 1
+    relation: str = ""
+    related_id: str | None = None
+    occurred_at: datetime | None = None
 
 
-def id_of(key: bytes, *, program_id: str, order_id: str, event: str) -> str:
-    """The id every node gives the conversion of this order and event."""
-    return derived_id("cnv", key, program_id, order_id, event)
+_TABLES = Conversion.metadata.tables
+_conversion, _change = (
+    _TABLES[str(model.__tablename__)] for model in (Conversion, ConversionChange)
+)
+# A key of its own, so that an order is restated once however often that is said.
+RESTATED_KEY = ":restated"
+_KNOWN = (
+    sa.select(
+        _conversion.c.id,
+        _conversion.c.order_id,
+        _conversion.c.event,
+        _conversion.c.content_hash,
+        _conversion.c.number,
+        _conversion.c.received_at,
+        _conversion.c.channel,
+        _change.c.seq.label("restated"),
+    )
+    .outerjoin(_change, _change.c.key == _conversion.c.id + RESTATED_KEY)
+    .where(
+        _conversion.c.program_id == sa.bindparam("program_id"),
+        _conversion.c.order_id.in_(sa.bindparam("order_ids", expanding=True)),
+    )
+    .order_by(_conversion.c.number)
+)
+
+
+def id_of(key: bytes, *, program_id: str, order_id: str, event: str, content_hash: str = "") -> str:
+    """The id every node gives the conversion of this order and event.
+
+    With a content hash, of one of several: which of them came first need not be known.
+    """
+    said = (content_hash,) if content_hash else ()
+    return derived_id("cnv", key, program_id, order_id, event, *said)
 
 
 def find(session: Session, conversion_id: str) -> Conversion | None:
@@ -62,13 +93,30 @@ def items(session: Session, conversion_id: str) -> list[ConversionItem]:
     return list(session.exec(query.order_by(col(ConversionItem.line))))
 
 
-def hashes(session: Session, conversion_ids: Sequence[str]) -> dict[str, str]:
-    """Content hashes of those of the conversions that are recorded."""
-    found: dict[str, str] = {}
-    for start in range(0, len(conversion_ids), _IDS_PER_QUERY):
-        part = conversion_ids[start : start + _IDS_PER_QUERY]
-        query = select(Conversion.id, Conversion.content_hash)
-        found |= dict(session.exec(query.where(col(Conversion.id).in_(part))).all())
+def known(session: Session, keys: Collection[OrderKey]) -> dict[OrderKey, list[Earlier]]:
+    """The recorded conversions of these orders, by number; orders without any are left out."""
+    found: dict[OrderKey, list[Earlier]] = {}
+    by_program: dict[str, set[str]] = {}
+    for program_id, order_id, _ in keys:
+        by_program.setdefault(program_id, set()).add(order_id)
+    wanted = set(keys)
+    for program_id, order_ids in by_program.items():
+        listed = sorted(order_ids)
+        for start in range(0, len(listed), _IDS_PER_QUERY):
+            part = listed[start : start + _IDS_PER_QUERY]
+            for row in session.execute(_KNOWN, {"program_id": program_id, "order_ids": part}):
+                key = (program_id, row.order_id, row.event)
+                if key in wanted:
+                    found.setdefault(key, []).append(
+                        Earlier(
+                            conversion_id=row.id,
+                            content_hash=row.content_hash,
+                            number=row.number,
+                            received_at=row.received_at,
+                            standing=row.restated is None,
+                            by_browser=row.channel == CHANNEL_TAG,
+                        )
+                    )
     return found
 
 
@@ -89,6 +137,18 @@ def reported_order(session: Session, conversion: Conversion) -> Order:
             Item(row.sku, row.category, row.quantity, row.amount_minor)
             for row in items(session, conversion.id)
         ),
+        click_ids=tuple(conversion.click_ids),
+        customer_id=conversion.customer_id,
+        email_hash=conversion.email_hash,
+        parent_order_id=conversion.parent_order_id,
+        publisher=conversion.named_publisher,
+        paid_channel=conversion.paid_channel,
+        cart_at=conversion.cart_at,
+        is_test=conversion.is_test,
+        discount_minor=conversion.discount_minor,
+        tax_minor=conversion.tax_minor,
+        shipping_minor=conversion.shipping_minor,
+        custom=dict(conversion.custom),
     )
     # The row always has a time; only the hash still knows whether the report named it.
     if orders.content_hash(conversion.program_id, order) == conversion.content_hash:
@@ -107,51 +167,11 @@ def conflict(recorded: Order, reported: Order, *, conversion_id: str) -> OrderCo
     )
 
 
-def record(session: Session, reports: Sequence[OrderReported], *, now: datetime) -> Recorded:
-    """Add the conversions that are new, each with its follow-up, in the order of the reports.
-
-    A report equal to the recorded one changes nothing; one that contradicts it, or names a program
-    that does not exist, becomes an IntakeRefusal.
-    """
-    outcome = Recorded()
-    known = hashes(session, list({report.conversion_id for report in reports}))
-    programs = _existing_programs(session, reports)
-    fresh: dict[str, OrderReported] = {}
-    for report in reports:
-        earlier = known.get(report.conversion_id)
-        if report.program_id not in programs:
-            _refuse(session, report, "unknown_program", "no such program", now=now)
-            outcome.refused += 1
-        elif earlier is None:
-            known[report.conversion_id] = report.content_hash
-            fresh[report.conversion_id] = report
-        elif earlier == report.content_hash:
-            outcome.repeated += 1
-        else:
-            recorded = _recorded(session, report.conversion_id, fresh)
-            error = conflict(recorded, report.order, conversion_id=report.conversion_id)
-            _refuse(session, report, error.code, error.message, now=now)
-            outcome.refused += 1
-    if fresh:
-        _insert(session, list(fresh.values()), now=now)
-    outcome.added = len(fresh)
-    outcome.ids = set(fresh)
-    return outcome
-
-
-def _existing_programs(session: Session, reports: Sequence[OrderReported]) -> set[str]:
-    named = {report.program_id for report in reports}
-    return set(session.exec(select(Program.id).where(col(Program.id).in_(named))))
-
-
-def _recorded(session: Session, conversion_id: str, fresh: dict[str, OrderReported]) -> Order:
-    if conversion_id in fresh:
-        return fresh[conversion_id].order
-    return reported_order(session, get(session, conversion_id))
-
-
-def _insert(session: Session, reports: Sequence[OrderReported], *, now: datetime) -> None:
-    session.execute(sa.insert(Conversion), [_row(report) for report in reports])
+def insert(session: Session, rows: Sequence[tuple[OrderReported, Place]]) -> None:
+    """Add the conversions with their lines, in one statement each."""
+    if not rows:
+        return
+    session.execute(sa.insert(Conversion), [_row(report, place) for report, place in rows])
     lines = [
         {
             "conversion_id": report.conversion_id,
@@ -161,23 +181,21 @@ def _insert(session: Session, reports: Sequence[OrderReported], *, now: datetime
             "quantity": item.quantity,
             "amount_minor": item.amount_minor,
         }
-        for report in reports
+        for report, _ in rows
         for line, item in enumerate(report.order.items)
     ]
     if lines:
         session.execute(sa.insert(ConversionItem), lines)
-    for report in reports:
-        outbox.append(session, RECORDED, report.conversion_id, lane=report.program_id, now=now)
 
 
-def _row(report: OrderReported) -> dict[str, object]:
+def _row(report: OrderReported, place: Place) -> dict[str, object]:
     order = report.order
     return {
         "id": report.conversion_id,
         "program_id": report.program_id,
         "order_id": order.order_id,
         "event": order.event,
-        "occurred_at": order.occurred_at or report.received_at,
+        "occurred_at": place.occurred_at or order.occurred_at or report.received_at,
         "received_at": report.received_at,
         "currency": order.currency,
         "amount_minor": order.amount_minor,
@@ -186,24 +204,25 @@ def _row(report: OrderReported) -> dict[str, object]:
         "coupon": order.coupon,
         "click_id": order.click_id,
         "reported_status": order.status,
+        "click_ids": list(order.click_ids),
+        "customer_id": order.customer_id,
+        "email_hash": order.email_hash,
+        "parent_order_id": order.parent_order_id,
+        "named_publisher": order.publisher,
+        "paid_channel": order.paid_channel,
+        "cart_at": order.cart_at,
+        "is_test": order.is_test,
+        "discount_minor": order.discount_minor,
+        "tax_minor": order.tax_minor,
+        "shipping_minor": order.shipping_minor,
+        "custom": order.custom,
         "content_hash": report.content_hash,
         "channel": report.channel,
         "imported": report.imported,
+        "number": place.number,
+        "relation": place.relation,
+        "related_id": place.related_id,
     }
-
-
-def _refuse(
-    session: Session, report: OrderReported, code: str, detail: str, *, now: datetime
-) -> None:
-    refuse(
-        session,
-        program_id=report.program_id,
-        order_id=report.order.order_id,
-        code=code,
-        detail=detail,
-        payload=facts(report),
-        now=now,
-    )
 
 
 def facts(report: OrderReported) -> dict[str, object]:

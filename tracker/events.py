@@ -12,13 +12,17 @@ import msgspec
 CHANNEL_POSTBACK: Final = "postback"
 CHANNEL_PIXEL: Final = "pixel"
 CHANNEL_API: Final = "api"
+CHANNEL_UPLOAD: Final = "upload"
 CHANNEL_IMPORT: Final = "import"
+CHANNEL_TAG: Final = "tag"
+MODE_REFUSE: Final = "refuse"
 
 
 class ClickSeen(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     """A visitor at a link. Headers are as received but bounded, the address is whole.
 
     `reason` is empty for a click that may earn; `note` says what else was out of the ordinary.
+    `link` is the code of the short link that was followed.
     """
 
     id: str
@@ -38,6 +42,7 @@ class ClickSeen(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     sec_fetch_mode: str | None = None
     sec_fetch_user: str | None = None
     sec_purpose: str | None = None
+    link: str = ""
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
@@ -66,10 +71,27 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     status: str = ""
     occurred_at: datetime | None = None
     items: tuple[Item, ...] = ()
+    # Earlier clicks of the customer that the merchant knows, oldest first, without `click_id`.
+    click_ids: tuple[str, ...] = ()
+    customer_id: str | None = None
+    email_hash: str | None = None
+    parent_order_id: str | None = None
+    publisher: str | None = None
+    paid_channel: str | None = None
+    cart_at: datetime | None = None
+    is_test: bool = False
+    discount_minor: int | None = None
+    tax_minor: int | None = None
+    shipping_minor: int | None = None
+    custom: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class OrderReported(msgspec.Struct, frozen=True, array_like=True, tag="o"):
-    """An order that was acknowledged."""
+    """An order that was acknowledged.
+
+    `mode` says what becomes of it when the order is known with other content; it travels with the
+    report, so that every node and the shipper come to the same end.
+    """
 
     conversion_id: str
     program_id: str
@@ -78,6 +100,13 @@ class OrderReported(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     channel: str
     imported: bool
     order: Order
+    mode: str = MODE_REFUSE
+    source: str = ""
+
+    @property
+    def key(self) -> "OrderKey":
+        """What reports of one order have in common."""
+        return (self.program_id, self.order.order_id, self.order.event)
 
 
 class ChangeReported(msgspec.Struct, frozen=True, array_like=True, tag="g"):
@@ -96,9 +125,45 @@ class ChangeReported(msgspec.Struct, frozen=True, array_like=True, tag="g"):
     line: int | None = None
     quantity: int = 0
     reason: str = ""
+    # The event and number of the order's conversion; empty when `conversion_id` is meant as it is.
+    event: str = ""
+    number: int | None = None
+    reason_code: str = ""
 
 
-Event = ClickSeen | OrderReported | ChangeReported
+class ArrivalsSeen(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """Reports of an order that was known: counted, because they change nothing."""
+
+    conversion_id: str
+    channel: str
+    result: str
+    content_hash: str
+    at: datetime
+    last_at: datetime
+    count: int = 1
+    source: str = ""
+
+
+class ImpressionSeen(msgspec.Struct, frozen=True, array_like=True, tag="i"):
+    """A publisher's page showed a program. It is counted, and no row is kept of it.
+
+    `network` is the visitor's address cut to its network; it and the agent are empty without
+    consent.
+    """
+
+    at: datetime
+    program_number: int
+    publisher_number: int
+    sub_ids: dict[str, str] = msgspec.field(default_factory=dict)
+    reason: str = ""
+    network: str = ""
+    user_agent: str = ""
+
+
+OrderKey = tuple[str, str, str]
+"""Program id, order id, event."""
+
+Event = ClickSeen | OrderReported | ChangeReported | ArrivalsSeen | ImpressionSeen
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from pathlib import Path
+from socket import AF_INET, inet_pton
 from typing import Any
 
 import geoip2.database
@@ -25,6 +26,7 @@ RECHECK_SECONDS = 60.0
 MAX_ADDRESS_CHARS = 64
 _CACHE_ENTRIES = 50_000
 _MAX_FILES = 32
+IPV4 = 4
 _COUNTRY_CHARS = 2
 
 
@@ -109,7 +111,8 @@ class GeoResolver:
     """Looks addresses up in the folder's `*.mmdb` files and in what the installed packages carry.
 
     Replace a file by renaming another over it, as `geoipupdate` does: the files are mapped into
-    memory, and one that is rewritten in place changes under the reader.
+    memory, and one that is rewritten in place changes under the reader. `changes` counts how often
+    other files came into use, for who keeps answers.
     """
 
     def __init__(self, folder: Path | None, *, cache_entries: int = _CACHE_ENTRIES) -> None:
@@ -118,6 +121,7 @@ class GeoResolver:
         self._checked_s: float | None = None
         self._checking = threading.Lock()
         self._resolved = lru_cache(maxsize=cache_entries)(self._resolve)
+        self.changes = 0
         self._reopen()
 
     def lookup(self, ip: str, *, now_s: float | None = None) -> Geo:
@@ -158,18 +162,22 @@ class GeoResolver:
                     files[path] = known
         if files != self._files:
             self._files = files
+            self.changes += 1
             self._resolved.cache_clear()
 
     def _resolve(self, ip: str) -> Geo:
+        if not self._files and (found := _from_registry(ip)) is not None:
+            return found
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
             return Geo()
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
-        geo = _from_cloud(address, self._from_files(str(address)))
+        text = str(address)
+        geo = _from_cloud(address, self._from_files(text))
         if geo.country is None:
-            country = _country(iptocc.country_code(str(address)))
+            country = _country(iptocc.country_code(text))
             if country is not None:
                 return replace(geo, country=country, country_source="registry")
             if not address.is_global:
@@ -228,6 +236,18 @@ def _from_cloud(address: ipaddress.IPv4Address | ipaddress.IPv6Address, geo: Geo
     if geo.country is None and country is not None:
         return replace(geo, country=country, country_source="cloud", database_date=clouds.built())
     return geo
+
+
+def _from_registry(ip: str) -> Geo | None:
+    """The answer for an IPv4 address of no provider, at a third of the cost; else None."""
+    try:
+        number = int.from_bytes(inet_pton(AF_INET, ip), "big")
+    except (OSError, ValueError):
+        return None
+    if clouds.is_listed(IPV4, number):
+        return None
+    country = _country(iptocc.country_code(ip))
+    return None if country is None else Geo(country, "registry")
 
 
 def _country(code: object) -> str | None:

@@ -16,7 +16,17 @@ from kernel.errors import AppError, Conflict, NotFound, TooLarge, invalid
 from kernel.http import Call, Endpoint, route
 from network.access import Actor, require
 from network.models import Role
-from tracker import events, http_postback, intake, orders
+from tracker import (
+    events,
+    http_impressions,
+    http_postback,
+    http_qr,
+    http_tag,
+    http_uploads,
+    http_visits,
+    intake,
+    orders,
+)
 from tracker.changes import ChangeConflict, OrderUnknown, RefundExceedsOrder
 from tracker.conversions import OrderConflict
 from tracker.events import OrderReported
@@ -34,19 +44,21 @@ from tracker.http_models import (
     PastClicks,
     RefundBody,
     ReportedOrders,
+    RestatedOrder,
 )
 from tracker.intake import Accepted, PastClick
 from tracker.journal import JournalUnavailable
 from tracker.models import ChangeKind
 from tracker.node import TrackerNode
-from tracker.orders import Terms
 from tracker.routing import ProgramRoute
+from tracker.signatures import SigningActor, or_signed
 
 __all__ = ["ENDPOINTS", "ROUTES", "ClickApp"]
 
 _REF_CHARS_MAX: Final = 128
 _URL_CHARS_MAX: Final = 2048
 _SUB_IDS: Final = ("s1", "s2", "s3", "s4", "s5")
+_GUARD: Final = or_signed(require(Role.ADVERTISER, Role.MANAGER))
 _PAST_CLICK: Final = ("program", "publisher", "clicked_at", "ref", "landing_url", *_SUB_IDS)
 
 
@@ -86,6 +98,39 @@ async def report_orders(call: Call) -> OrdersReply:
     )
 
 
+async def restate_order(call: Call) -> OrderReply:
+    """Report an order anew, with its full new totals: it takes the place of what stands.
+
+    The conversion that stood is cancelled with the reason `restated`; the new one has its time and
+    its publisher. An equal restatement is a repeat; `restatement_id` tells two of them apart.
+    """
+    node, document = _node(call), call.body.root
+    report = await run_in_threadpool(_read_restatement, call, node, document)
+    await intake.wait_for_order(node, report)
+    accepted = await intake.accept_order(node, report)
+    return OrderReply(
+        receipt=accepted.receipt,
+        conversion_id=accepted.conversion_id,
+        duplicate=accepted.duplicate,
+    )
+
+
+def _read_restatement(call: Call, node: TrackerNode, document: Any) -> OrderReported:
+    if not isinstance(document, Mapping):
+        raise invalid("body", "type", "must be an object")
+    values = dict(document)
+    named = Fields(values)
+    restatement_id = named.text("restatement_id", chars_max=_REF_CHARS_MAX) or ""
+    if values.setdefault("order_id", call.path["order_id"]) != call.path["order_id"]:
+        named.problem("order_id", "path", "must be the order of the address")
+    if named.value("amount") is None and named.value("items") is None:
+        # An order of nothing can be meant, but then it has to be said.
+        named.problem("amount", "missing", "is required: a restatement says the new totals")
+    named.finish()
+    values.pop("restatement_id", None)
+    return _read_order(call, node, values, restates=restatement_id)
+
+
 def _rows(document: Any) -> list[Any] | None:
     """The rows of a batch, or None when the document is one order."""
     if isinstance(document, list):
@@ -122,34 +167,40 @@ def _read_orders(
     return read
 
 
-def _read_order(call: Call, node: TrackerNode, values: Any) -> OrderReported:
+def _read_order(
+    call: Call, node: TrackerNode, values: Any, *, restates: str | None = None
+) -> OrderReported:
     if not isinstance(values, Mapping):
         raise invalid("body", "type", "must be an object")
     orders.refuse_unknown(values, "program")
     program = _program(node, call.actor, values.get("program"))
     is_manager = call.actor.is_manager
-    terms = Terms(
-        currency=program.currency,
+    terms = intake.terms_of(
+        node,
+        program,
         days_back_max=None if is_manager else program.order_age_days_max,
-        items_max=node.settings.order_items_max,
         now=call.now,
     )
     order = orders.parse_order(values, terms)
     is_import = is_manager and order.occurred_at is not None
     channel = events.CHANNEL_IMPORT if is_import else events.CHANNEL_API
-    return intake.report_of(node, program, order, channel=channel, now=call.now)
+    return intake.report_of(node, program, order, channel=channel, now=call.now, restates=restates)
 
 
 def _program(node: TrackerNode, actor: Actor, named: Any) -> ProgramRoute:
     """The program meant: the one named if it is the actor's, or an advertiser's only one."""
     table = node.routing.table
+    only = actor.program_id if isinstance(actor, SigningActor) else None
     if named is not None and not isinstance(named, str):
         raise invalid("program", "type", "must be text")
     if named:
         program = table.find_program(named)
-        if not actor.is_manager and program.advertiser_id != actor.party_id:
+        is_own = program.advertiser_id == actor.party_id and only in {None, program.id}
+        if not actor.is_manager and not is_own:
             raise NotFound("no such program", kind="program")
         return program
+    if only is not None:
+        return table.find_program(only)
     own = [] if actor.is_manager else list(table.programs_of(actor.party_id))
     if len(own) != 1:
         raise invalid("program", "missing", "is required: it is not clear which one is meant")
@@ -287,7 +338,7 @@ def _change_endpoint(kind: ChangeKind, word: str, summary: str) -> Endpoint:
         handler=_changes_order(kind),
         summary=summary,
         tag="Orders",
-        guard=require(Role.ADVERTISER, Role.MANAGER),
+        guard=_GUARD,
         roles=(Role.ADVERTISER, Role.MANAGER),
         body=RefundBody if is_refund else ChangeBody,
         reply=ChangeReply,
@@ -307,20 +358,35 @@ _CHANGES: Final = (
     _change_endpoint(ChangeKind.APPROVE, "approve", "Approve an order"),
     _change_endpoint(ChangeKind.DECLINE, "decline", "Decline an order"),
 )
+_RESTATE: Final = Endpoint(
+    method="POST",
+    path="/v1/conversions/{order_id}/restate",
+    handler=restate_order,
+    summary="Restate an order",
+    tag="Orders",
+    guard=_GUARD,
+    roles=(Role.ADVERTISER, Role.MANAGER),
+    body=RestatedOrder,
+    reply=OrderReply,
+    status=202,
+    errors=(NotFound, OrderUnknown, intake.OrderTooLarge, JournalUnavailable),
+)
 ENDPOINTS: tuple[Endpoint, ...] = (
+    *http_uploads.ENDPOINTS,
     Endpoint(
         method="POST",
         path="/v1/conversions",
         handler=report_orders,
         summary="Report orders",
         tag="Orders",
-        guard=require(Role.ADVERTISER, Role.MANAGER),
+        guard=_GUARD,
         roles=(Role.ADVERTISER, Role.MANAGER),
         body=ReportedOrders,
         reply=OrdersReply,
         status=202,
         errors=(NotFound, OrderConflict, TooManyRows, intake.OrderTooLarge, JournalUnavailable),
     ),
+    _RESTATE,
     *_CHANGES,
     Endpoint(
         method="POST",
@@ -335,11 +401,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         status=202,
         errors=(TooManyRows, JournalUnavailable),
     ),
+    *http_visits.ENDPOINTS,
 )
 
 # An order id may hold a slash, which the plain pattern of the endpoints does not match.
 _WITH_SLASHES: Final = tuple(
     route(replace(endpoint, path=endpoint.path.replace("{order_id}", "{order_id:path}")))
-    for endpoint in _CHANGES
+    for endpoint in (_RESTATE, *_CHANGES)
 )
-ROUTES: tuple[BaseRoute, ...] = (*http_postback.ROUTES, *_WITH_SLASHES)
+ROUTES: tuple[BaseRoute, ...] = (
+    *http_postback.ROUTES,
+    *http_tag.ROUTES,
+    *http_qr.ROUTES,
+    *http_impressions.ROUTES,
+    *_WITH_SLASHES,
+)

@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+from tracker.changes import ChangeReason
+
 
 class Body(BaseModel):
     """What comes in: an unknown field is refused, never ignored."""
@@ -53,10 +55,9 @@ class ItemBody(Body):
     amount: Amount
 
 
-class OrderBody(Body):
-    """An order as its advertiser reports it."""
+class OrderFields(Body):
+    """What an advertiser reports of an order."""
 
-    order_id: str
     program: str | None = Field(
         None, description="Code or id; needed by managers and by advertisers with several."
     )
@@ -67,9 +68,35 @@ class OrderBody(Body):
     country: str | None = None
     customer: Literal["new", "returning"] | None = None
     coupon: str | None = None
-    status: Literal["pending", "approved", "declined"] | None = None
+    status: str | None = Field(
+        None,
+        description="`pending`, `approved`, `declined`, `cancelled`, `refunded`, or a word of "
+        "the program's own that means one of them.",
+    )
     occurred_at: str | None = Field(None, description="RFC 3339; the time of receipt if absent.")
     items: list[ItemBody] = []
+    click_ids: list[str] | str = Field(
+        [], description="Earlier clicks of the customer, oldest first; as text, with commas."
+    )
+    customer_id: str | None = Field(None, description="The shop's own name for the customer.")
+    email_hash: str | None = Field(
+        None, description="SHA-256 of the trimmed, lower-case address, 64 hexadecimal digits."
+    )
+    parent_order_id: str | None = Field(None, description="The order that this one renews.")
+    publisher: str | None = Field(None, description="Code of a publisher that the shop names.")
+    channel: str | None = Field(None, description="The marketing channel paid for this order.")
+    cart_at: str | None = Field(None, description="RFC 3339; when the basket was filled.")
+    test: bool | str | int = Field(default=False, description="A trial: recorded, never counted.")
+    discount: Amount | None = Field(None, description="For information; no part of `amount`.")
+    tax: Amount | None = Field(None, description="For information; no part of `amount`.")
+    shipping: Amount | None = Field(None, description="For information; no part of `amount`.")
+    custom: dict[str, str] = Field({}, description="The shop's own fields.")
+
+
+class OrderBody(OrderFields):
+    """An order as its advertiser reports it."""
+
+    order_id: str
 
 
 class OrdersBody(Body):
@@ -88,6 +115,26 @@ class ReportedOrders(RootModel[Any]):
         """The schema of what `tracker.orders` reads."""
         shapes: TypeAdapter[Any] = TypeAdapter(OrderBody | OrdersBody | list[OrderBody])
         return handler(shapes.core_schema)
+
+
+class RestatementBody(OrderFields):
+    """An order with its full new totals; the address says which."""
+
+    order_id: str | None = Field(None, description="The same as in the address.")
+    restatement_id: str | None = Field(
+        None, description="Tells two equal restatements apart; without it they are one."
+    )
+
+
+class RestatedOrder(RootModel[Any]):
+    """An order as it is now."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of what `tracker.orders` reads."""
+        return handler(TypeAdapter(RestatementBody).core_schema)
 
 
 class OrderReply(BaseModel):
@@ -123,8 +170,12 @@ class ChangeBody(Body):
     """An approval, a cancellation or a refusal of an order."""
 
     reason: str | None = None
+    reason_code: ChangeReason | None = Field(None, description="Why, in one word.")
     occurred_at: str | None = None
     event: str | None = None
+    number: StrictInt | None = Field(
+        None, description="Which conversion, where the order has several."
+    )
     program: str | None = None
 
 

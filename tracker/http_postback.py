@@ -11,16 +11,13 @@ from starlette.routing import BaseRoute, Route
 from kernel import clock, http, problems
 from kernel.errors import AppError, Unauthenticated, invalid
 from network.access import token_hash
-from tracker import events, intake, metrics, orders
+from tracker import events, intake, metrics, orders, signatures
 from tracker.intake import Accepted
 from tracker.node import TrackerNode
-from tracker.orders import Terms
+from tracker.pixels import PIXEL
 from tracker.routing import ProgramRoute
 
 _PARAMETERS_MAX: Final = 10_000
-_PIXEL: Final = bytes.fromhex(
-    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
-)
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
@@ -50,7 +47,7 @@ async def pixel(request: Request) -> Response:
         await _take(request, events.CHANNEL_PIXEL)
     except AppError as error:
         headers["X-Tallystick-Error"] = error.code
-    return Response(_PIXEL, media_type="image/gif", headers=headers)
+    return Response(PIXEL, media_type="image/gif", headers=headers)
 
 
 async def _take(request: Request, channel: str) -> Accepted:
@@ -61,15 +58,14 @@ async def _take(request: Request, channel: str) -> Accepted:
     if request.method == "POST":
         form, values = await _read_body(request)
         pairs += form
-    token = _token(pairs, values)
-    program = await _program_of(node, token, request)
+    if request.method == "POST" and signatures.is_used(request):
+        program = await signatures.program_of(
+            request, named=request.query_params.get("program", "")
+        )
+    else:
+        program = await _program_of(node, _token(pairs, values), request)
     merged = _merge(orders.from_pairs(pairs), values)
-    terms = Terms(
-        currency=program.currency,
-        days_back_max=program.order_age_days_max,
-        items_max=node.settings.order_items_max,
-        now=now,
-    )
+    terms = intake.terms_of(node, program, days_back_max=program.order_age_days_max, now=now)
     order = orders.parse_order(merged, terms)
     report = intake.report_of(node, program, order, channel=channel, now=now)
     return await intake.accept_order(node, report)

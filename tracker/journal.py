@@ -1,59 +1,58 @@
 """A durable append-only journal: what `append` has returned for survives a crash and a power cut.
 
-One process writes a directory. Appends of one tick of the event loop, and all that queue while the
+One journal writes a directory. Appends of one tick of the event loop, and all that queue while the
 disk is busy, share one write and one fdatasync (group commit): a batch forms by itself, no timer is
-waited for. Segments, frames and reading are described in `tracker.journal_reader`.
+waited for. Segments, frames and reading are described in `tracker.journal_reader`, what happens
+when a disk refuses in `tracker.journal_segments`.
 
-When a write or a sync fails, everything unacknowledged is refused and the segment is given up:
-after a failed sync the kernel may drop the pages and report success the next time, so that a second
-try on the same file would prove nothing. A second later a new segment is tried, and so on until the
-disk takes it; nobody has to restart anything after a full disk.
+A server's journal has a writer process (`tracker.journal_writer`). When that dies, everything
+unacknowledged is refused and another is started. Tools write in their own thread.
 """
 
 import asyncio
-import errno
-import fcntl
 import os
-import queue
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
-from json import dumps
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from kernel.errors import TooLarge, Unavailable
-from tracker import journal_reader as disk
-from tracker.journal_reader import FRAME_BYTES, HEADER_BYTES, Damage, Position, Repair
+from kernel import log
+from kernel.errors import TooLarge
+from tracker import journal_segments, metrics
+from tracker.journal_process import Told, WriterProcess
+from tracker.journal_reader import FRAME_BYTES, Damage, Position, Repair, Tail
+from tracker.journal_reader import RECORD_BYTES_LIMIT as _RECORD_BYTES_LIMIT
+from tracker.journal_segments import (
+    RETRY_SECONDS,
+    Call,
+    JournalLocked,
+    JournalUnavailable,
+    Limits,
+    Outcome,
+    Segments,
+    UnavailableReason,
+)
+from tracker.journal_writer import Report, report_of
 
-RETRY_SECONDS: Final = 1.0
-PENDING_BYTES_MAX: Final = 64 * 2**20
-
-UnavailableReason = Literal[
-    "journal_full", "disk_full", "io_error", "overloaded", "closed", "identity_lost", "internal"
+__all__ = [
+    "Done",
+    "Journal",
+    "JournalLocked",
+    "JournalStats",
+    "JournalUnavailable",
+    "RecordTooLarge",
+    "open_journal",
 ]
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+PENDING_BYTES_MAX: Final = 64 * 2**20
+_log = log.get(__name__)
 
-class JournalUnavailable(Unavailable):
-    """Nothing was acknowledged; `reason` says why. A record may be appended again later."""
-
-    code = "journal_unavailable"
-
-    def __init__(self, reason: UnavailableReason) -> None:
-        super().__init__(f"The journal cannot record now ({reason}).", reason=reason)
-        self.reason: UnavailableReason = reason
-
-
-class JournalLocked(Unavailable):
-    """Another process, or another Journal of this one, writes in this directory."""
-
-    code = "journal_locked"
+# Told the outcome of one call, in the event loop's thread; must not raise.
+Done = Callable[[Outcome], object]
+_Positions = asyncio.Future[list[Position]]
 
 
 class RecordTooLarge(TooLarge):
@@ -64,7 +63,10 @@ class RecordTooLarge(TooLarge):
 
 @dataclass(frozen=True, slots=True)
 class JournalStats:
-    """Counters since opening; `bytes_written` counts frames, `backlog` the appends in waiting."""
+    """Counters since opening; `bytes_written` counts frames, `backlog` the appends in waiting.
+
+    After the loss of a writer process the first four begin anew.
+    """
 
     records: int
     bytes_written: int
@@ -72,6 +74,7 @@ class JournalStats:
     failures: int
     backlog: int
     reason: UnavailableReason | None
+    writers_lost: int = 0
 
     @property
     def state(self) -> Literal["ready", "unavailable", "closed"]:
@@ -81,186 +84,34 @@ class JournalStats:
         return "closed" if self.reason == "closed" else "unavailable"
 
 
-@dataclass(slots=True)
-class _Request:
-    """The payloads of one call. They are acknowledged together or not at all."""
+class _OwnHand:
+    """The writer of tools: commits in the caller's thread, and tells at once."""
 
-    payloads: Sequence[bytes]
-    frames_bytes: int
-    future: "asyncio.Future[list[Position]] | None" = None
-    outcome: list[Position] | JournalUnavailable | None = None
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self.identity, self.tail = segments.identity, segments.tail
+        self._told: Told = _nobody
 
+    @property
+    def report(self) -> Report:
+        """How the journal fares; what failed a while ago is tried again before."""
+        self.segments.recover()
+        return report_of(self.segments, [])
 
-@dataclass(slots=True)
-class _Segments:
-    """The files. After opening, the writer thread alone uses this; others only read counters."""
+    def attach(self, _loop: object, told: Told, _lost: object) -> None:
+        self._told = told
 
-    directory: Path
-    identity: UUID
-    segment_bytes_max: int
-    journal_bytes_max: int
-    record_bytes_max: int
-    end: Position
-    synced_file: int
-    # Where the segment before `end.segment` ends, and what all but that one take on disk.
-    previous_end: int = 0
-    other_bytes: int = 0
-    file: int | None = None
-    published: Position | None = None
-    failure: UnavailableReason | None = None
-    retry_at: float = 0.0
-    records: int = 0
-    bytes_written: int = 0
-    batches: int = 0
-    failures: int = 0
+    def send(self, calls: Sequence[Call]) -> None:
+        self._told(report_of(self.segments, self.segments.commit(calls)))
 
-    def start_segment(self) -> int:
-        """Go on in a new segment; it and its name are durable before anything is written to it."""
-        file, self.file = self.file, None
-        if file is not None:
-            os.close(file)
-        # A segment that failed before its first acknowledgement is replaced by a new file, so that
-        # a full disk tried every second does not leave a trail of empty ones.
-        if self.published is None or self.end.offset > HEADER_BYTES:
-            number, previous_end = self.end.segment + 1, self.end.offset
-        else:
-            number, previous_end = self.end.segment, self.previous_end
-        path = disk.segment_path(self.directory, number)
-        header = disk.encode_header(self.identity, number, previous_end)
-        room = HEADER_BYTES + FRAME_BYTES + self.record_bytes_max
-        disk.write_durably(path, header, reserve_bytes=room)
-        self.file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self.end, self.previous_end = Position(number, HEADER_BYTES), previous_end
-        self.measure()
-        return self.file
+    def drain(self) -> None:
+        """Nothing is ever under way."""
 
-    def measure(self) -> None:
-        """Count again what the other segments take; the shipper removes them from outside."""
-        self.other_bytes = sum(
-            disk.segment_bytes(self.directory, number)
-            for number in disk.segment_numbers(self.directory)
-            if number != self.end.segment
-        )
+    def detach(self) -> None:
+        self._told = _nobody
 
-    def require_room(self, frames_bytes: int) -> None:
-        """JournalUnavailable when the journal may not grow by this much."""
-        if self.other_bytes + self.end.offset + frames_bytes > self.journal_bytes_max:
-            self.measure()
-            if self.other_bytes + self.end.offset + frames_bytes > self.journal_bytes_max:
-                raise JournalUnavailable("journal_full")
-
-    def commit(self, requests: list[_Request]) -> None:
-        """Write and sync the requests in order, one sync for each segment; set their outcomes."""
-        group: list[_Request] = []
-        group_bytes = 0
-        for request in requests:
-            room = self.segment_bytes_max - self.end.offset - group_bytes
-            if group and request.frames_bytes > room:
-                self.commit_group(group, group_bytes)
-                group, group_bytes = [], 0
-            group.append(request)
-            group_bytes += request.frames_bytes
-        self.commit_group(group, group_bytes)
-
-    def commit_group(self, group: list[_Request], group_bytes: int) -> None:
-        """Acknowledge the whole group after one sync, or refuse the whole group."""
-        if self.failure is None:
-            self.attempt(lambda: self._write(group, group_bytes))
-        for request in group:
-            if request.outcome is None:
-                request.outcome = JournalUnavailable(self.failure or "internal")
-
-    def _write(self, group: list[_Request], group_bytes: int) -> None:
-        if group_bytes == 0:
-            return
-        self.require_room(group_bytes)
-        file = self.file
-        overfull = self.end.offset + group_bytes > self.segment_bytes_max
-        if file is None or (overfull and self.end.offset > HEADER_BYTES):
-            # Everything in the old segment is synced: each group ends with a sync. A call larger
-            # than a segment gets one of its own.
-            file = self.start_segment()
-        offset = self.end.offset
-        framing = disk.Framing.of(self.identity, self.end.segment)
-        parts: list[bytes] = []
-        positions: list[Position] = []
-        for payload in (payload for request in group for payload in request.payloads):
-            positions.append(Position(framing.segment, offset))
-            parts += (framing.prefix(payload, offset), payload)
-            offset += FRAME_BYTES + len(payload)
-        unwritten = memoryview(b"".join(parts))
-        while unwritten:
-            unwritten = unwritten[os.pwrite(file, unwritten, offset - len(unwritten)) :]
-        os.fdatasync(file)
-        self.end = Position(framing.segment, offset)
-        self.records += len(positions)
-        self.bytes_written += group_bytes
-        self.batches += 1
-        remaining = iter(positions)
-        for request in group:
-            request.outcome = list(islice(remaining, len(request.payloads)))
-
-    def attempt(self, step: Callable[[], object]) -> None:
-        """Do this and be ready, or stop acknowledging until a later attempt succeeds."""
-        try:
-            step()
-        except JournalUnavailable as full:
-            self._fail(full.reason, abandon=False)
-        except OSError as error:
-            self._fail(_reason(error), abandon=True)
-        except Exception:  # noqa: BLE001 - whatever it is, nobody may wait for ever
-            self._fail("internal", abandon=True)
-        else:
-            self.failure = None
-            self.publish()
-
-    def publish(self) -> None:
-        """Tell readers how far the journal is durable.
-
-        The file is written after the sync it speaks of and is itself never synced. After a killed
-        process the page cache still holds the last, true value. After a power cut it holds an
-        older value (true as well: what was synced stays synced) or bytes whose crc is wrong (then
-        readers wait). Either way the next opener repairs the tail, syncs it and writes it anew.
-        """
-        if self.published == self.end:
-            return
-        try:
-            os.pwrite(self.synced_file, disk.encode_synced(self.identity, self.end), 0)
-        except OSError:
-            # The records are safe, readers merely do not see them yet: tried again in a second.
-            self.retry_at = time.monotonic() + RETRY_SECONDS
-        else:
-            self.published = self.end
-
-    def _fail(self, reason: UnavailableReason, *, abandon: bool) -> None:
-        """Refuse until a later attempt; with `abandon` never touch this segment's file again."""
-        self.failures += 1
-        self.failure = reason
-        self.retry_at = time.monotonic() + RETRY_SECONDS
-        if abandon and self.file is not None:
-            file, self.file = self.file, None
-            # Best effort: the next segment's header says where this one ends, whatever is left.
-            with suppress(OSError):
-                os.ftruncate(file, self.end.offset)
-            with suppress(OSError):
-                os.close(file)
-
-    def wait_seconds(self) -> float | None:
-        """How long the thread may sleep: until the next attempt, or None without limit."""
-        if self.failure is None and self.published == self.end:
-            return None
-        return max(0.0, self.retry_at - time.monotonic())
-
-    def resume(self) -> None:
-        """Have an open segment and, after a failure, room for the largest record; or raise."""
-        if self.file is None:
-            self.start_segment()
-        if self.failure is not None:
-            self.require_room(FRAME_BYTES + self.record_bytes_max)
-
-
-# Requests for the writer thread, and whom to tell when each has its outcome.
-_Work = tuple[list[_Request], Callable[[], object]]
+    def close(self) -> None:
+        self.segments.close()
 
 
 @dataclass(eq=False, slots=True)
@@ -273,22 +124,21 @@ class Journal:
     identity: UUID
     repairs: tuple[Repair, ...]
     damage: tuple[Damage, ...]
-    _segments: _Segments
+    _writer: WriterProcess | _OwnHand
+    _record_bytes_max: int
     _lock_file: int
-    _work: "queue.SimpleQueue[_Work | None]" = field(default_factory=queue.SimpleQueue)
-    _loop: asyncio.AbstractEventLoop | None = None
-    # Only the loop's thread touches these four: no lock, and no record can be acknowledged that
+    # Only the loop's thread touches what follows: no lock, and no record can be acknowledged that
     # was swapped out of the list before it was written.
-    _pending: list[_Request] = field(default_factory=list)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _calls: list[Call] = field(default_factory=list)
+    _dones: list[Done] = field(default_factory=list)
     _pending_bytes: int = 0
-    _in_flight: int = 0
+    _in_flight: list[Done] = field(default_factory=list)
     _flush_due: bool = False
-    _closed: bool = False
-    _thread: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
-        self._thread.start()
+    _is_closed: bool = False
+    _is_lost: bool = False
+    _writers_lost: int = 0
+    _restarting: "asyncio.Future[None] | None" = None
 
     async def append(self, payload: bytes) -> Position:
         """Where the payload's frame begins, once it is on stable storage.
@@ -298,139 +148,202 @@ class Journal:
         """
         return (await self.submit((payload,)))[0]
 
-    async def append_many(self, payloads: Sequence[bytes]) -> list[Position]:
+    async def append_many(self, payloads: Call) -> list[Position]:
         """The positions of all payloads, in order and next to one another, after one sync.
 
         All are acknowledged or none is. A crash before that may leave the first few behind.
         """
         return await self.submit(payloads)
 
-    def submit(self, payloads: Sequence[bytes]) -> "asyncio.Future[list[Position]]":
-        """`append_many` without a coroutine, for protocols; raises at once or through the future.
+    def submit(self, payloads: Call) -> _Positions:
+        """`append_many` without a coroutine; raises at once or through the future.
 
         Must be called in the event loop's thread.
         """
-        request = self._request(payloads)
-        if self._pending_bytes + request.frames_bytes > PENDING_BYTES_MAX:
-            raise JournalUnavailable("overloaded")
-        return self._enqueue(request)
+        future: _Positions = asyncio.get_running_loop().create_future()
+        self.record(payloads, partial(_resolve, future, payloads))
+        return future
 
-    def sync_append_many(self, payloads: Sequence[bytes]) -> list[Position]:
-        """`append_many` for tools without an event loop: blocks this thread until synced."""
-        request = self._request(payloads)
-        done: Future[None] = Future()
-        self._work.put(([request], lambda: done.set_result(None)))
-        done.result()
-        if isinstance(request.outcome, list):
-            return request.outcome
-        raise request.outcome or JournalUnavailable("internal")
+    def record(self, payloads: Call, done: Done) -> None:
+        """`submit` for whoever wants no future: `done` is told the outcome once, never sooner.
+
+        Raises what refuses the call at once; then `done` is not called. An outcome that is a text
+        is the reason of a JournalUnavailable. Outcomes come in the order of the calls.
+        """
+        size = self._admit(payloads)
+        if self._pending_bytes + size > PENDING_BYTES_MAX:
+            raise JournalUnavailable("overloaded")
+        self._enqueue(payloads, size, done)
+
+    def sync_append_many(self, payloads: Call) -> list[Position]:
+        """`append_many` for tools without an event loop and without a writer process."""
+        if isinstance(self._writer, WriterProcess):
+            raise TypeError("a journal with a writer process is appended to in an event loop")
+        self._admit(payloads)
+        [outcome] = self._writer.segments.commit([payloads])
+        if isinstance(outcome, str):
+            raise JournalUnavailable(outcome)
+        return _positions(outcome, payloads)
+
+    def attach(self) -> None:
+        """Follow the writer from the running loop, as the first append would.
+
+        A writer process that dies is then replaced even while nothing is appended.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._in_flight:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the journal is in use by another event loop")
+            # What an earlier, closed loop left behind has nobody waiting for it.
+            self._writer.drain()
+        self._loop, self._flush_due, self._pending_bytes = loop, False, 0
+        self._calls, self._dones, self._in_flight = [], [], []
+        self._writer.attach(loop, self._told, self._lost)
 
     def stats(self) -> JournalStats:
         """Counters and state for metrics and readiness."""
-        files, waiting = self._segments, len(self._pending) + self._in_flight
-        reason = "closed" if self._closed else files.failure
-        counted = (files.records, files.bytes_written, files.batches, files.failures)
-        return JournalStats(*counted, backlog=waiting, reason=reason)
+        report = self._writer.report
+        return JournalStats(
+            report.records,
+            report.bytes_written,
+            report.batches,
+            report.failures,
+            backlog=len(self._dones) + len(self._in_flight),
+            reason=self._reason(),
+            writers_lost=self._writers_lost,
+        )
 
     async def close(self) -> None:
         """Wait until every append so far is synced or refused, then release the directory.
 
         Later appends raise JournalUnavailable('closed'); a second close does nothing.
         """
-        if self._closed:
+        if self._is_closed:
             return
-        # An empty request queued behind all others: when it is answered, so are they.
-        barrier = self._enqueue(_Request((), 0, outcome=[]))
-        self._closed = True
-        await barrier
+        self.attach()
+        # An empty call queued behind all others: when it is answered, so are they.
+        barrier = asyncio.get_running_loop().create_future()
+        if not self._is_lost:
+            self._enqueue((), 0, barrier.set_result)
+        self._is_closed = True
+        if self._restarting is not None:
+            await asyncio.wait([self._restarting])
+        elif not self._is_lost:
+            await barrier
+        # In the loop's own thread, which alone may touch what the loop listens to.
+        self._writer.detach()
         await asyncio.to_thread(self._release)
 
     def sync_close(self) -> None:
-        """`close` for users of `sync_append_many`; the writer thread finishes what it was given."""
-        if not self._closed:
-            self._closed = True
+        """`close` for users of `sync_append_many`."""
+        if not self._is_closed:
+            self._is_closed = True
             self._release()
 
-    def _request(self, payloads: Sequence[bytes]) -> _Request:
-        if self._closed:
-            raise JournalUnavailable("closed")
-        if self._segments.failure is not None:
-            raise JournalUnavailable(self._segments.failure)
-        record_bytes_max = self._segments.record_bytes_max
+    def _reason(self) -> UnavailableReason | None:
+        if self._is_closed:
+            return "closed"
+        return "writer_lost" if self._is_lost else self._writer.report.reason
+
+    def _admit(self, payloads: Call) -> int:
+        """The bytes that the call takes on disk; raises what speaks against it at once."""
+        reason = self._reason()
+        if reason is not None:
+            raise JournalUnavailable(reason)
         total = 0
         for payload in payloads:
-            if len(payload) > record_bytes_max:
-                message = f"A record has {len(payload)} bytes; the limit is {record_bytes_max}."
-                raise RecordTooLarge(message, limit_bytes=record_bytes_max)
+            if len(payload) > self._record_bytes_max:
+                message = (
+                    f"A record has {len(payload)} bytes; the limit is {self._record_bytes_max}."
+                )
+                raise RecordTooLarge(message, limit_bytes=self._record_bytes_max)
             if not payload:
                 raise ValueError("an empty payload cannot be appended")
             total += FRAME_BYTES + len(payload)
-        return _Request(payloads, total, outcome=None if payloads else [])
+        return total
 
-    def _enqueue(self, request: _Request) -> "asyncio.Future[list[Position]]":
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._in_flight and self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("the journal is in use by another event loop")
-            # What an earlier, closed loop left behind has nobody waiting for it.
-            self._loop, self._in_flight, self._flush_due = loop, 0, False
-            self._pending, self._pending_bytes = [], 0
-        future = request.future = loop.create_future()
-        self._pending.append(request)
-        self._pending_bytes += request.frames_bytes
-        if not self._in_flight and not self._flush_due:
+    def _enqueue(self, payloads: Call, size: int, done: Done) -> None:
+        self.attach()
+        self._calls.append(payloads)
+        self._dones.append(done)
+        self._pending_bytes += size
+        if not self._in_flight and not self._flush_due and self._loop is not None:
             # At the end of this tick, so that everything the tick still brings shares the sync.
             self._flush_due = True
-            loop.call_soon(self._flush)
-        return future
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
-        loop, requests = self._loop, self._pending
-        if loop is None or not requests:
+        if not self._dones or self._in_flight:
             return
-        self._pending, self._pending_bytes, self._in_flight = [], 0, len(requests)
-        self._work.put((requests, lambda: loop.call_soon_threadsafe(self._delivered, requests)))
+        calls, self._calls = self._calls, []
+        self._in_flight, self._dones = self._dones, []
+        self._pending_bytes = 0
+        self._writer.send(calls)
 
-    def _delivered(self, requests: list[_Request]) -> None:
-        self._in_flight = 0
+    def _told(self, report: Report) -> None:
+        if not report.outcomes:
+            return
+        dones, self._in_flight = self._in_flight, []
         # First give the disk what queued meanwhile, then wake those who waited.
-        self._flush()
-        for request in requests:
-            future = request.future
-            if future is None or future.done():
-                continue
-            if isinstance(request.outcome, list):
-                future.set_result(request.outcome)
-            else:
-                future.set_exception(request.outcome or JournalUnavailable("internal"))
+        if isinstance(self._writer, WriterProcess):
+            self._flush()
+        for done, outcome in zip(dones, report.outcomes, strict=True):
+            _tell(done, outcome)
 
-    def _run(self) -> None:
-        files = self._segments
-        while True:
-            try:
-                work = self._work.get(timeout=files.wait_seconds())
-            except queue.Empty:
-                files.attempt(files.resume)
-                continue
-            if work is None:
-                return
-            requests, deliver = work
-            files.commit(requests)
-            # The loop may be closed already; then nobody is left to be told.
-            with suppress(RuntimeError):
-                deliver()
+    def _lost(self) -> None:
+        """Refuse whatever is not acknowledged, and start another writer."""
+        _log.error("journal_writer_lost", journal=str(self.identity))
+        metrics.JOURNAL_WRITERS_LOST.inc()
+        self._is_lost = True
+        self._writers_lost += 1
+        refused = self._in_flight + self._dones
+        self._in_flight, self._dones, self._calls, self._pending_bytes = [], [], [], 0
+        for done in refused:
+            _tell(done, "writer_lost")
+        self._restart()
+
+    def _restart(self) -> None:
+        writer, loop = self._writer, self._loop
+        if self._is_closed or loop is None or not isinstance(writer, WriterProcess):
+            return
+        self._restarting = loop.run_in_executor(None, writer.restart)
+        self._restarting.add_done_callback(self._restarted)
+
+    def _restarted(self, restarting: "asyncio.Future[None]") -> None:
+        self._restarting = None
+        loop = self._loop
+        if restarting.cancelled() or loop is None:
+            return
+        error = restarting.exception()
+        if error is not None:
+            _log.error("journal_writer_not_started", journal=str(self.identity), error=str(error))
+            loop.call_later(RETRY_SECONDS, self._restart)
+            return
+        tail = self._writer.tail
+        _log.warning(
+            "journal_writer_started",
+            journal=str(self.identity),
+            repairs=len(tail.repairs),
+            damage=[str(damage.position) for damage in tail.damage],
+        )
+        self._is_lost = False
+        self._writer.attach(loop, self._told, self._lost)
 
     def _release(self) -> None:
-        self._work.put(None)
-        self._thread.join()
-        for file in (self._segments.file, self._segments.synced_file, self._lock_file):
-            if file is not None:
-                os.close(file)
+        self._writer.close()
+        os.close(self._lock_file)
 
 
 def open_journal(
-    directory: Path, *, segment_bytes_max: int, journal_bytes_max: int, record_bytes_max: int
+    directory: Path,
+    *,
+    segment_bytes_max: int,
+    journal_bytes_max: int,
+    record_bytes_max: int,
+    with_process: bool = False,
 ) -> Journal:
     """Open the journal in `directory`, made if absent, and go on in a new segment.
 
@@ -439,61 +352,49 @@ def open_journal(
     are, copied aside and reported. Limits are bytes on disk. JournalLocked when somebody writes
     here already; JournalUnavailable when the tail cannot be checked. A disk too full for a new
     segment gives a journal in state 'unavailable' that becomes ready by itself.
+
+    `with_process` is for servers: the disk then never holds up the event loop.
     """
-    if not 0 < record_bytes_max <= disk.RECORD_BYTES_LIMIT:
-        raise ValueError(f"record_bytes_max must be 1 to {disk.RECORD_BYTES_LIMIT}")
-    directory.mkdir(parents=True, exist_ok=True)
+    if not 0 < record_bytes_max <= _RECORD_BYTES_LIMIT:
+        raise ValueError(f"record_bytes_max must be 1 to {_RECORD_BYTES_LIMIT}")
+    limits = Limits(segment_bytes_max, journal_bytes_max, record_bytes_max)
     with ExitStack() as opened:
-        lock_file = _lock(directory)
+        lock_file = journal_segments.lock(directory)
         opened.callback(os.close, lock_file)
-        try:
-            identity = _identity(directory)
-            tail = disk.repair_tail(directory, identity)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            synced_file = os.open(directory / disk.SYNCED_FILE, flags, 0o644)
-        except OSError as error:
-            raise JournalUnavailable(_reason(error)) from error
-        segments = _Segments(
-            directory,
-            identity,
-            segment_bytes_max=segment_bytes_max,
-            journal_bytes_max=journal_bytes_max,
-            record_bytes_max=record_bytes_max,
-            end=tail.last,
-            synced_file=synced_file,
-        )
-        segments.attempt(segments.resume)
+        writer: WriterProcess | _OwnHand
+        if with_process:
+            writer = WriterProcess(directory, limits, lock_file)
+        else:
+            writer = _OwnHand(journal_segments.open_segments(directory, limits))
         opened.pop_all()
-    return Journal(identity, tail.repairs, tail.damage, segments, lock_file)
+    tail: Tail = writer.tail
+    return Journal(writer.identity, tail.repairs, tail.damage, writer, record_bytes_max, lock_file)
 
 
-def _lock(directory: Path) -> int:
-    """The descriptor that holds the directory until it is closed or the process ends."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _positions(place: tuple[int, int], payloads: Call) -> list[Position]:
+    segment, offset = place
+    positions = []
+    for payload in payloads:
+        positions.append(Position(segment, offset))
+        offset += FRAME_BYTES + len(payload)
+    return positions
+
+
+def _resolve(future: _Positions, payloads: Call, outcome: Outcome) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, str):
+        future.set_exception(JournalUnavailable(outcome))
+    else:
+        future.set_result(_positions(outcome, payloads))
+
+
+def _tell(done: Done, outcome: Outcome) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise JournalLocked(f"Another process writes the journal in {directory}.") from error
-    return descriptor
+        done(outcome)
+    except Exception:  # noqa: BLE001 - one caller's mistake must not keep the others waiting
+        _log.exception("journal_caller_failed")
 
 
-def _identity(directory: Path) -> UUID:
-    """The journal's id: from its file, else from the newest intact header, else a new one."""
-    identity = disk.journal_id(directory)
-    if identity is not None:
-        return identity
-    numbers = disk.segment_numbers(directory)
-    headers = (disk.read_header(directory, number) for number in reversed(numbers))
-    identity = next((header[0] for header in headers if header is not None), None)
-    if identity is None and numbers:
-        # A new id beside old segments would make every frame in them look like damage.
-        raise JournalUnavailable("identity_lost")
-    identity = identity or uuid4()
-    content = dumps({"format": disk.FORMAT_VERSION, "journal_id": str(identity)}) + "\n"
-    disk.write_durably(directory / disk.IDENTITY_FILE, content.encode())
-    return identity
-
-
-def _reason(error: OSError) -> UnavailableReason:
-    return "disk_full" if error.errno in _NO_SPACE else "io_error"
+def _nobody(_report: Report) -> None:
+    """Where news goes while nobody listens."""

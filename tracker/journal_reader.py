@@ -23,7 +23,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
@@ -47,8 +47,7 @@ _TORN_READ_TRIES: Final = 5
 DamageReason = Literal["checksum", "missing", "header", "position_ahead"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(NamedTuple):
     """A byte in the journal. Positions of one journal only ever grow; its text form is `3:1044`."""
 
     segment: int
@@ -57,17 +56,8 @@ class Position:
     def __str__(self) -> str:
         return f"{self.segment}:{self.offset}"
 
-    @classmethod
-    def parse(cls, text: str) -> "Position":
-        """The position written by `str(position)`; ValueError for anything else."""
-        segment, _, offset = text.partition(":")
-        if not (text.isascii() and segment.isdigit() and offset.isdigit()):
-            raise ValueError(f"{text!r} is not a journal position")
-        return cls(int(segment), int(offset))
 
-
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One payload as it was appended, and where its frame begins."""
 
     position: Position
@@ -122,8 +112,7 @@ def segment_path(directory: Path, segment: int) -> Path:
 
 def segment_numbers(directory: Path) -> list[int]:
     """The numbers of the segments on disk, ascending."""
-    names = (path.name for path in directory.iterdir())
-    matches = (_SEGMENT_NAME.fullmatch(name) for name in names)
+    matches = (_SEGMENT_NAME.fullmatch(path.name) for path in directory.iterdir())
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -217,12 +206,25 @@ class Framing:
     def end_of_frame(self, data: bytes, at: int, base: int) -> int | None:
         """Where the intact frame at `data[at]` ends, or None. `base` is the offset of `data[0]`."""
         size = self.length_at(data, at)
+        payload = data[at + FRAME_BYTES : at + size]
         if not size or at + size > len(data):
             return None
-        payload = data[at + FRAME_BYTES : at + size]
-        if self.prefix(payload, base + at) != data[at : at + FRAME_BYTES]:
-            return None
-        return at + size
+        intact = self.prefix(payload, base + at) == data[at : at + FRAME_BYTES]
+        return at + size if intact else None
+
+    def take(self, data: bytes, base: int, records: list[Record], records_max: int) -> int:
+        """Add intact frames at the start of `data` until there are `records_max`; their length."""
+        # `end_of_frame` again and again, written out: every event of the network passes here.
+        at, segment, place_of = 0, self.segment, _PLACE.pack
+        while at + FRAME_BYTES <= len(data) and len(records) < records_max:
+            length, crc = _FRAME.unpack_from(data, at)
+            payload = data[at + FRAME_BYTES : at + FRAME_BYTES + length]
+            place = crc32(place_of(segment, base + at, length), self.seed)
+            if crc32(payload, place) != crc or len(payload) != length or length == 0:
+                break
+            records.append(Record(Position(segment, base + at), payload))
+            at += FRAME_BYTES + length
+        return at
 
     def find_frame(self, data: bytes, at: int, base: int) -> int | None:
         """The first index from `at` on where an intact frame begins, or None."""
@@ -281,17 +283,17 @@ class _Reading:
 
     directory: Path
     identity: UUID
-    records_left: int
+    records_max: int
     bytes_left: int
     records: list[Record] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
 
     @property
     def full(self) -> bool:
-        return self.records_left <= 0 or self.bytes_left <= 0
+        return len(self.records) >= self.records_max or self.bytes_left <= 0
 
     def read_sealed(self, at: Position, numbers: list[int], synced: Position) -> Position:
-        """Read from a segment that has a successor; the start of that one when nothing is left."""
+        """Read from a segment with a successor; the start of that one when nothing is left."""
         following = next((number for number in numbers if number > at.segment), synced.segment)
         header = read_header(self.directory, following)
         if following == at.segment + 1 and header is not None and header[0] == self.identity:
@@ -338,13 +340,8 @@ class _Reading:
                 self.bytes_left = 0
                 return offset
             data = _pread(descriptor, size, offset)
-        at = 0
-        while not self.full and (stop := framing.end_of_frame(data, at, offset)) is not None:
-            payload = data[at + FRAME_BYTES : stop]
-            self.records.append(Record(Position(segment, offset + at), payload))
-            self.records_left -= 1
-            self.bytes_left -= stop - at
-            at = stop
+        at = framing.take(data, offset, self.records, self.records_max)
+        self.bytes_left -= at
         if at:
             return offset + at
         return self._pass_damage(descriptor, framing, offset, end)
@@ -400,19 +397,22 @@ def read_batch(
     return Batch(reading.records, at, reading.damage)
 
 
+def _synced(directory: Path) -> Position | None:
+    identity = journal_id(directory)
+    return read_synced(directory, identity) if identity is not None else None
+
+
 def remove_shipped(directory: Path, position: Position, *, keep_segments: int = 0) -> int:
     """Delete the segments wholly before `position` but the newest `keep_segments`; how many.
 
     Call it after the position is committed. The writer's own segment always stays.
     """
-    identity = journal_id(directory)
-    synced = read_synced(directory, identity) if identity is not None else None
+    synced = _synced(directory)
     if synced is None:
         return 0
     limit = min(position.segment, synced.segment)
     shipped = [number for number in segment_numbers(directory) if number < limit]
-    removable = shipped[: max(0, len(shipped) - keep_segments)]
-    for number in removable:
+    for number in (removable := shipped[: max(0, len(shipped) - keep_segments)]):
         segment_path(directory, number).unlink(missing_ok=True)
     if removable:
         sync_directory(directory)
@@ -421,8 +421,7 @@ def remove_shipped(directory: Path, position: Position, *, keep_segments: int = 
 
 def backlog(directory: Path, position: Position | None) -> int:
     """Synced bytes of frames not read yet by a reader standing at `position`."""
-    identity = journal_id(directory)
-    synced = read_synced(directory, identity) if identity is not None else None
+    synced = _synced(directory)
     if synced is None:
         return 0
     at = position or Position(0, 0)
@@ -431,8 +430,8 @@ def backlog(directory: Path, position: Position | None) -> int:
         if not at.segment <= number <= synced.segment:
             continue
         start = max(HEADER_BYTES, at.offset if number == at.segment else 0)
-        end = synced.offset if number == synced.segment else segment_bytes(directory, number)
-        total += max(0, end - start)
+        is_last = number == synced.segment
+        total += max(0, (synced.offset if is_last else segment_bytes(directory, number)) - start)
     return total
 
 

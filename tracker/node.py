@@ -3,19 +3,21 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from kernel import log
+from kernel import clock, log
 from kernel.database import reading
 from kernel.errors import Unavailable
 from kernel.keys import Keys
 from kernel.settings import Settings
 from kernel.tokens import Tokens
 from tracker import conversions, events, journal_reader
+from tracker.arrivals import Tally
 from tracker.claims import Claims
 from tracker.click_ids import ClickIdSigner
 from tracker.journal import Journal, JournalLocked, JournalUnavailable, open_journal
@@ -28,6 +30,7 @@ JOURNALS_MAX: Final = 256
 ROUTING_FILE: Final = "routing.json"
 JOURNAL_FOLDER: Final = "journal"
 _CLICK_KEY: Final = 1
+_STATUS_KEPT: Final = timedelta(minutes=1)
 _RECALL_RECORDS: Final = 1_000
 _RECALL_BYTES: Final = 4 * 2**20
 
@@ -57,6 +60,7 @@ class TrackerNode:
     routing: Routing
     claims: Claims
     conversion_key: bytes
+    arrivals: Tally = field(default_factory=Tally)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _refreshing: "asyncio.Task[None] | None" = None
 
@@ -81,6 +85,7 @@ class TrackerNode:
         if self._refreshing is not None:
             await self._refreshing
             self._refreshing = None
+            await self.write_arrivals(everything=True)
         await self.journal.close()
 
     async def _follow(self) -> None:
@@ -89,6 +94,7 @@ class TrackerNode:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self.settings.routing_refresh_seconds)
                 return
+            await self.write_arrivals()
             reachable = await self.refresh()
             if reachable != was_reachable:
                 _log.warning("database_reachable", reachable=reachable)
@@ -99,7 +105,25 @@ class TrackerNode:
         oldest = self.claims.oldest(_RECALL_RECORDS)
         if oldest:
             with reading(self.engine) as session:
-                self.claims.forget(conversions.hashes(session, oldest))
+                found = conversions.known(session, oldest)
+            self.claims.forget(
+                {key: {one.content_hash for one in ones} for key, ones in found.items()},
+                before=clock.now() - _STATUS_KEPT,
+            )
+
+    async def write_arrivals(self, *, everything: bool = False) -> None:
+        """Put counted repeats into the journal. Counted again when it cannot record."""
+        seen = self.arrivals.take(
+            now=clock.now(),
+            pause_seconds=self.settings.arrival_repeat_seconds,
+            everything=everything,
+        )
+        if not seen:
+            return
+        try:
+            await self.journal.append_many([events.encode(one) for one in seen])
+        except JournalUnavailable:
+            self.arrivals.put_back(seen)
 
 
 async def open_node(
@@ -112,6 +136,7 @@ async def open_node(
     routing = await asyncio.to_thread(open_routing, settings.data_dir / ROUTING_FILE, engine)
     directory, journal = await asyncio.to_thread(_open_free_journal, settings)
     claims = Claims()
+    journal.attach()
     await asyncio.to_thread(_recall, engine, directory, claims)
     node = TrackerNode(
         settings=settings,
@@ -138,6 +163,7 @@ def _open_free_journal(settings: Settings) -> tuple[Path, Journal]:
                 segment_bytes_max=settings.journal_segment_bytes_max,
                 journal_bytes_max=settings.journal_bytes_max,
                 record_bytes_max=settings.journal_record_bytes_max,
+                with_process=True,
             )
         except JournalLocked:
             continue

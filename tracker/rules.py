@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -12,12 +12,24 @@ CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 
 
 class AttributionReason(StrEnum):
-    """Why an order has the publisher it has, or none.
+    """Why an order has the publisher it has, or none, and why a touch does not count.
 
     A click that may not earn gives its own reason instead, such as `prefetch` or `paused`.
     """
 
     LAST_CLICK = "last_click"
+    FIRST_CLICK = "first_click"
+    LINEAR = "linear"
+    POSITION = "position"
+    TIME_DECAY = "time_decay"
+    SPLIT = "split"
+    PREFERRED = "preferred_partner"
+    COUPON_EXCLUSIVE = "coupon_exclusive"
+    COUPON_OWNER = "coupon_owner"
+    SAME_CUSTOMER = "same_customer"
+    PARENT_ORDER = "parent_order"
+    NAMED = "named_publisher"
+    ASSIGNED = "assigned"
     NO_CLICK_ID = "no_click_id"
     CLICK_ID_MALFORMED = "click_id_malformed"
     CLICK_ID_UNKNOWN_KEY = "click_id_unknown_key"
@@ -28,54 +40,17 @@ class AttributionReason(StrEnum):
     NOT_BILLABLE = "click_not_billable"
     CLICK_AFTER_ORDER = "click_after_order"
     OUTSIDE_WINDOW = "outside_window"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A genuine click on the order's program. `unbillable_reason` is empty when it may earn."""
-
-    click_id: str
-    publisher_id: str
-    at: datetime
-    unbillable_reason: str = ""
-    is_member: bool = True
-
-
-def attribute(
-    candidates: Sequence[Candidate],
-    *,
-    occurred_at: datetime,
-    window_hours: int,
-    tolerance: timedelta = CLOCK_TOLERANCE,
-) -> tuple[Candidate | None, str]:
-    """The click that earns the order, and why; without one, why the latest click does not.
-
-    The latest eligible click wins: at most `window_hours` before the order, not after it (but for
-    the `tolerance` between two clocks), billable, and of a publisher that is a member. Of clicks
-    at the same time the greater click id wins, so that the answer never depends on their order.
-    """
-    ranked = sorted(candidates, key=lambda click: (click.at, click.click_id), reverse=True)
-    first_refusal = ""
-    for click in ranked:
-        refusal = _refusal(click, occurred_at, timedelta(hours=window_hours), tolerance)
-        if not refusal:
-            return click, AttributionReason.LAST_CLICK
-        first_refusal = first_refusal or refusal
-    return None, first_refusal or AttributionReason.NO_CLICK_ID
-
-
-def _refusal(
-    click: Candidate, occurred_at: datetime, window: timedelta, tolerance: timedelta
-) -> str:
-    if click.unbillable_reason:
-        return click.unbillable_reason
-    if not click.is_member:
-        return AttributionReason.NOT_A_MEMBER
-    if click.at > occurred_at + tolerance:
-        return AttributionReason.CLICK_AFTER_ORDER
-    if click.at < occurred_at - window:
-        return AttributionReason.OUTSIDE_WINDOW
-    return ""
+    COUPON_SUPPRESSED = "coupon_suppressed"
+    OTHER_CHANNEL = "other_channel"
+    TEST_ORDER = "test_order"
+    IMPRESSION = "impression"
+    EXCLUDED = "excluded"
+    IN_CART = "in_cart"
+    STAND_DOWN = "stand_down"
+    LATER_TOUCH = "later_touch"
+    EARLIER_TOUCH = "earlier_touch"
+    OUTRANKED = "outranked"
+    CUSTOMER_AMBIGUOUS = "customer_ambiguous"
 
 
 @dataclass(frozen=True, slots=True)

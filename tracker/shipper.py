@@ -1,31 +1,52 @@
 """Moves events from the journals into the database, exactly once.
 
 The rows of a batch and the position behind it are committed in one transaction: after a crash
-either both are there or neither is. Reading, decoding and looking up countries happen before the
-transaction, so that SQLite's one writer is not kept waiting for them.
+either both are there or neither is. Only clicks on SQLite stand in files of their own, which are
+written before it; `tracker.click_store` says why that counts each once all the same. Reading,
+decoding and looking up countries happen before the transaction, so that SQLite's one writer is not
+kept waiting for them.
 """
 
 import base64
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Final
+from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from kernel import log
 from kernel.database import reading, unit_of_work
 from kernel.keys import Keys
 from kernel.settings import Settings
-from tracker import changes, clicks, conversions, events, journal_reader
+from network.models import Program, Publisher
+from tracker import (
+    arrivals,
+    changes,
+    click_days,
+    click_rows,
+    events,
+    impressions,
+    journal_reader,
+    link_checks,
+    recording,
+    rollups,
+)
+from tracker.click_rows import Builder
+from tracker.click_store import Memory, Store, Stored
+from tracker.events import ClickSeen
 from tracker.geo import GeoResolver
 from tracker.journal_reader import Batch, Damage, Position, Record
-from tracker.models import JournalPosition
+from tracker.models import ClickDay, JournalPosition
 from tracker.refusals import refuse
+from tracker.visitors import CARRY, Salts
 
 _log = log.get(__name__)
 BATCH_BYTES_MAX: Final = 4 * 2**20
@@ -39,6 +60,7 @@ _RECORD_ERRORS: Final = (
     TypeError,
 )
 _TRIES_BEFORE_REFUSAL: Final = 3
+_RETIRED_MEANWHILE_MAX: Final = 5
 
 Step = Callable[[str], object]
 """Called with a step's name when it is done; tests end the process there."""
@@ -51,6 +73,7 @@ class Shipped:
     clicks: int = 0
     conversions: int = 0
     changes: int = 0
+    impressions: int = 0
     repeated: int = 0
     refused: int = 0
     damaged: int = 0
@@ -68,10 +91,58 @@ class Shipped:
 class _Content:
     """The events of a batch by kind, each kind in the order of the journal."""
 
-    seen: list[clicks.Enriched] = field(default_factory=list)
+    seen: list[tuple[ClickSeen, int]] = field(default_factory=list)
     ordered: list[events.OrderReported] = field(default_factory=list)
     changed: list[events.ChangeReported] = field(default_factory=list)
+    shown: list[impressions.Located] = field(default_factory=list)
+    arrived: list[events.ArrivalsSeen] = field(default_factory=list)
     unreadable: list[tuple[Record, str]] = field(default_factory=list)
+
+    def add(
+        self, event: events.OrderReported | events.ChangeReported | events.ArrivalsSeen
+    ) -> None:
+        """What was said of an order."""
+        if isinstance(event, events.OrderReported):
+            self.ordered.append(event)
+        elif isinstance(event, events.ChangeReported):
+            self.changed.append(event)
+        else:
+            self.arrived.append(event)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a process keeps between the batches of a database."""
+
+    builder: Builder
+    programs: dict[int, str]
+    publishers: dict[int, str]
+    memory: Memory = field(default_factory=Memory)
+
+    @classmethod
+    def of(cls, run: "_Run") -> "_Known":
+        salts = Salts(run.keys.derive("visitor"), salt_days=run.settings.visitor_salt_days)
+        programs: dict[int, str] = {}
+        publishers: dict[int, str] = {}
+        builder = Builder(
+            salts=salts,
+            geo=run.geo,
+            programs=programs,
+            publishers=publishers,
+            sub_id_chars_max=run.settings.sub_id_chars_max,
+        )
+        return cls(builder, programs, publishers)
+
+    def fits(self, run: "_Run") -> bool:
+        return (self.builder.geo, self.builder.salts.salt_days, self.builder.sub_id_chars_max) == (
+            run.geo,
+            run.settings.visitor_salt_days,
+            run.settings.sub_id_chars_max,
+        )
+
+
+# Taken out while a batch is shipped: two shippers of one process share nothing half done.
+_known: WeakKeyDictionary[Engine, _Known] = WeakKeyDictionary()
 
 
 class _PositionMoved(Exception):
@@ -80,6 +151,20 @@ class _PositionMoved(Exception):
 
 def _no_step(_name: str) -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One call of `ship_once`: the journal and all that its events are looked up with."""
+
+    engine: Engine
+    directory: Path
+    identity: UUID
+    keys: Keys
+    geo: GeoResolver
+    settings: Settings
+    now: datetime
+    step: Step
 
 
 def ship_once(
@@ -95,14 +180,14 @@ def ship_once(
     """Move up to `ship_batch_records_max` events of one journal, then remove what is shipped.
 
     An event that cannot be recorded becomes an IntakeRefusal and never stops the others. Errors of
-    the database come through, with nothing changed; a later call goes on from the same place.
+    the database come through, with nothing counted; a later call goes on from the same place.
     """
     identity = journal_reader.journal_id(directory)
     if identity is None:
         return Shipped()
-    name = str(identity)
+    run = _Run(engine, directory, identity, keys, geo, settings, now, step)
     with reading(engine) as session:
-        position = _position(session, name)
+        position = _position(session, str(identity))
     records_max, tries = settings.ship_batch_records_max, 0
     while True:
         batch = journal_reader.read_batch(
@@ -114,12 +199,10 @@ def ship_once(
         refusal = ""
         if records_max == 1 and tries == _TRIES_BEFORE_REFUSAL:
             refusal = "the database refuses this record"
-        content = _decode(batch, keys=keys, geo=geo, settings=settings, refusal=refusal)
+        batch, content = _decode(run, batch, refusal=refusal)
         step("decoded")
         try:
-            shipped = _store(
-                engine, name, position, batch, content, settings=settings, now=now, step=step
-            )
+            shipped = _store(run, position, batch, content)
         except _PositionMoved:
             return Shipped()
         except _RECORD_ERRORS as error:
@@ -131,7 +214,7 @@ def ship_once(
             records_max = max(1, min(records_max, len(batch.records)) // 2)
             continue
         step("committed")
-        journal_reader.remove_shipped(directory, batch.next_position)
+        journal_reader.remove_shipped(directory, batch.next_position or Position(0, 0))
         step("removed")
         return shipped
 
@@ -178,78 +261,159 @@ def _position(session: Session, journal: str) -> Position | None:
     return Position(row.segment, row.offset) if row is not None else None
 
 
-def _decode(
-    batch: Batch, *, keys: Keys, geo: GeoResolver, settings: Settings, refusal: str
-) -> _Content:
+def _decode(run: _Run, batch: Batch, *, refusal: str) -> tuple[Batch, _Content]:
+    """The events of a batch, which ends early when it holds too many orders for a transaction."""
     content = _Content()
-    seen: list[events.ClickSeen] = []
-    for record in batch.records:
-        try:
-            event = events.decode(record.payload)
-        except events.UnreadableRecord as error:
-            content.unreadable.append((record, str(error)))
+    shown: list[events.ImpressionSeen] = []
+    orders_left = run.settings.ship_batch_orders_max
+    journal = run.identity.int
+    for number, record in enumerate(batch.records):
+        event = _read(record, refusal, content)
+        if event is None:
             continue
-        if refusal:
-            content.unreadable.append((record, refusal))
-        elif isinstance(event, events.ClickSeen):
-            seen.append(event)
-        elif isinstance(event, events.OrderReported):
-            content.ordered.append(event)
+        if isinstance(event, ClickSeen):
+            place = record.position
+            origin = click_rows.origin_of(journal, place.segment, place.offset)
+            content.seen.append((event, origin))
+        elif isinstance(event, events.ImpressionSeen):
+            shown.append(event)
+        elif orders_left == 0:
+            batch = _first(batch, number)
+            break
         else:
-            content.changed.append(event)
-    content.seen = clicks.enrich(
-        seen,
-        geo=geo,
-        visitors=keys.derive("visitor"),
-        sub_id_chars_max=settings.sub_id_chars_max,
-        monotonic_s=time.monotonic(),
-    )
-    return content
+            orders_left -= 1
+            content.add(event)
+    content.shown = impressions.locate(shown, geo=run.geo, monotonic_s=time.monotonic())
+    return batch, content
 
 
-def _store(
-    engine: Engine,
-    journal: str,
-    position: Position | None,
-    batch: Batch,
-    content: _Content,
-    *,
-    settings: Settings,
-    now: datetime,
-    step: Step,
-) -> Shipped:
+def _read(record: Record, refusal: str, content: _Content) -> events.Event | None:
+    try:
+        event = events.decode(record.payload)
+    except events.UnreadableRecord as error:
+        content.unreadable.append((record, str(error)))
+        return None
+    if refusal:
+        content.unreadable.append((record, refusal))
+        return None
+    return event
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    end = batch.records[count].position
+    return Batch(batch.records[:count], end, [one for one in batch.damage if one.position < end])
+
+
+def _store(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+    for _ in range(_RETIRED_MEANWHILE_MAX):
+        # Nothing is counted; what was written to the day that is gone, goes with it.
+        with suppress(click_days.DayRetired):
+            return _store_once(run, position, batch, content)
+    return _store_once(run, position, batch, content)
+
+
+def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+    engine = run.engine
+    known = _known.pop(engine, None)
+    if known is None or not known.fits(run):
+        known = _Known.of(run)
+    window = timedelta(seconds=run.settings.duplicate_click_seconds)
+    places, built = _build(run, known, content.seen, window)
+    store = Store(engine, places, known.memory, window)
+    stored: Stored | None = None
+    if engine.dialect.name == "sqlite":
+        stored = store.add(built)
+        run.step("day files")
     with unit_of_work(engine) as session:
-        row = _claim(session, journal, position, now=now)
-        for record, reason in content.unreadable:
-            _refuse_record(session, journal, record, reason, now=now)
-        for damage in batch.damage:
-            _refuse_damage(session, journal, damage, now=now)
-        step("claimed")
-        seen = clicks.record(
-            session,
-            content.seen,
-            duplicate_seconds=settings.duplicate_click_seconds,
-            now=now,
+        row = _claim(session, str(run.identity), position, now=run.now)
+        refused = _refuse_all(session, run, batch, content, built)
+        run.step("claimed")
+        if stored is None:
+            click_days.hold(session, places)
+            stored = replace(store, session=session).add(built)
+        # What counts clicks stands beside the position: these are added by this batch and by no
+        # other, whatever crashed before.
+        added = [click_rows.as_mapping(one) for one in stored.added]
+        rollups.add_clicks(session, added, values_max=run.settings.rollup_values_max)
+        link_checks.note(session, added, targets_max=run.settings.link_targets_max, now=run.now)
+        click_days.added(session, stored.counts, places)
+        run.step("clicks")
+        ordered = recording.record(session, content.ordered, now=run.now)
+        arrivals.record_seen(session, content.arrived)
+        run.step("conversions")
+        changed = changes.record(session, content.changed, now=run.now)
+        run.step("changes")
+        counted, unknown = impressions.record(
+            session, content.shown, values_max=run.settings.rollup_values_max, now=run.now
         )
-        step("clicks")
-        ordered = conversions.record(session, content.ordered, now=now)
-        step("conversions")
-        changed = changes.record(session, content.changed, now=now)
-        step("changes")
+        run.step("impressions")
         shipped = Shipped(
-            clicks=seen.added,
+            clicks=len(stored.added),
             conversions=ordered.added,
             changes=changed.added,
-            repeated=seen.repeated + ordered.repeated + changed.repeated,
-            refused=seen.refused + ordered.refused + changed.refused + len(content.unreadable),
+            impressions=counted,
+            repeated=stored.repeated + ordered.repeated + changed.repeated,
+            refused=refused + ordered.refused + changed.refused + unknown,
             damaged=len(batch.damage),
             records=len(batch.records),
         )
-        _move(row, batch, shipped, now=now)
+        _move(row, batch, shipped, now=run.now)
         session.add(row)
         session.flush()
-        step("moved")
+        run.step("moved")
+    known.memory.commit(stored, window)
+    _known[engine] = known
     return shipped
+
+
+def _build(
+    run: _Run, known: _Known, seen: Sequence[tuple[ClickSeen, int]], window: timedelta
+) -> tuple[dict[date, ClickDay], click_rows.Built]:
+    """The rows of the clicks and where they go; places that are not there yet are made."""
+    if not seen:
+        return {}, click_rows.Built()
+    # The folder of the geo files is looked at once a batch.
+    run.geo.lookup("", now_s=time.monotonic())
+    with reading(run.engine) as session:
+        _number(session, Program, known.programs, {click.program_number for click, _ in seen})
+        _number(session, Publisher, known.publishers, {click.publisher_number for click, _ in seen})
+    days = click_rows.days_of(seen)
+    known.builder.salts.prepare(run.engine, days)
+    built = known.builder.build(seen)
+    before = max(window, CARRY)
+    also = {one for day in days for one in _days_before(day, before)}
+    return click_days.open_days(run.engine, built.days, also=also, now=run.now), built
+
+
+def _days_before(day: date, window: timedelta) -> list[date]:
+    return [day - timedelta(days=number + 1) for number in range(-(-window // timedelta(days=1)))]
+
+
+def _number(
+    session: Session,
+    model: type[Program | Publisher],
+    known: dict[int, str],
+    numbers: Collection[int],
+) -> None:
+    """Learn the ids of these numbers; a number never gets another id."""
+    missing = [number for number in numbers if number not in known]
+    if missing:
+        query = select(model.number, model.id).where(col(model.number).in_(missing))
+        known.update(session.exec(query).all())
+
+
+def _refuse_all(
+    session: Session, run: _Run, batch: Batch, content: _Content, built: click_rows.Built
+) -> int:
+    """List what cannot be recorded; how many events that are."""
+    journal = str(run.identity)
+    for record, reason in content.unreadable:
+        _refuse_record(session, journal, record, reason, now=run.now)
+    for damage in batch.damage:
+        _refuse_damage(session, journal, damage, now=run.now)
+    for click in built.refused:
+        _refuse_click(session, click, now=run.now)
+    return len(content.unreadable) + len(built.refused)
 
 
 def _claim(
@@ -315,6 +479,22 @@ def _refuse_damage(session: Session, journal: str, damage: Damage, *, now: datet
             "journal": journal,
             "position": str(damage.position),
             "bytes": damage.length_bytes,
+        },
+        now=now,
+    )
+
+
+def _refuse_click(session: Session, seen: ClickSeen, *, now: datetime) -> None:
+    refuse(
+        session,
+        program_id="",
+        order_id="",
+        code="unknown_link",
+        detail="the program or the publisher of this click is not in the database",
+        payload={
+            "click_id": seen.id,
+            "program_number": seen.program_number,
+            "publisher_number": seen.publisher_number,
         },
         now=now,
     )

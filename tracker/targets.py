@@ -8,12 +8,14 @@ backslash, blank or control character anywhere. What a browser would repair is r
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_plus, urlsplit
 
 from kernel.errors import InvalidInput, invalid
 
 _PORT_MAX: Final = 65_535
+_KEPT_PAGE_CHARS_MAX: Final = 1024
 _PAGE: Final = re.compile(
     r"(?P<scheme>https?)://"
     r"(?P<host>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)"
@@ -26,7 +28,9 @@ _FORBIDDEN: Final = re.compile(
     r"[\x00-\x20\x7f-\xa0\\\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
 )
 _NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
-_MACRO: Final = re.compile(r"\{(click_id|s[1-5]|program|publisher)\}")
+_MACRO: Final = re.compile(r"\{(click_?id|transaction_id|s[1-5]|sub[1-5]|program|publisher)\}")
+# What the landing pages of programs that move in from elsewhere call the same things.
+_CLICK_ID: Final = ("click_id", "clickid", "transaction_id")
 _URL_CHARACTERS: Final = "%/:?#[]@!$&'()*+,;=~"
 
 
@@ -75,15 +79,23 @@ def with_click(page: str, parameter: str, click_id: str) -> str:
     A parameter of that name that is there already goes: it is the click of someone who copied the
     address, and may not earn again. An empty click id only takes it away.
     """
+    around = _around_click if len(page) <= _KEPT_PAGE_CHARS_MAX else _around_click.__wrapped__
+    before, after, without = around(page, parameter)
+    return f"{before}{click_id}{after}" if click_id else without
+
+
+@lru_cache(maxsize=4096)
+def _around_click(page: str, parameter: str) -> tuple[str, str, str]:
+    """What stands before and after a click id on this page, and the page without one."""
     front, hash_mark, fragment = page.partition("#")
     path, _, query = front.partition("?")
     pairs = [pair for pair in query.split("&") if _name(pair) != parameter] if query else []
     while pairs and not pairs[-1]:
         pairs.pop()
-    if click_id:
-        pairs.append(f"{quote(parameter, safe='')}={click_id}")
-    front = f"{path}?{'&'.join(pairs)}" if pairs else path
-    return f"{front}{hash_mark}{fragment}"
+    after = f"{hash_mark}{fragment}"
+    without = f"{path}?{'&'.join(pairs)}{after}" if pairs else f"{path}{after}"
+    pairs.append(f"{quote(parameter, safe='')}=")
+    return f"{path}?{'&'.join(pairs)}", after, without
 
 
 def _name(pair: str) -> str:
@@ -95,7 +107,8 @@ class Landing:
     """A program's landing page, ready to be filled in.
 
     Macros `{click_id}`, `{s1}` to `{s5}`, `{program}` and `{publisher}` stand for their values,
-    percent-encoded once. Where `{click_id}` stands, no click parameter is added.
+    percent-encoded once; `{clickid}` and `{transaction_id}` mean `{click_id}`, `{sub1}` means
+    `{s1}`. Where the click id stands, no click parameter is added.
     """
 
     page: str
@@ -107,19 +120,26 @@ class Landing:
     def of(cls, landing_url: str, parameter: str) -> "Landing":
         """The landing page of a program; letters outside ASCII are encoded."""
         macros = set(_MACRO.findall(landing_url))
-        return cls(_to_ascii(landing_url), parameter, bool(macros), "click_id" in macros)
+        places_click = not macros.isdisjoint(_CLICK_ID)
+        return cls(to_ascii(landing_url), parameter, bool(macros), places_click)
 
     def fill(self, click_id: str, values: Mapping[str, str]) -> str:
         """The address for one click; a missing value and an absent click id are empty."""
         page = self.page
         if self.has_macros:
-            known = {**values, "click_id": click_id}
-            page = _MACRO.sub(lambda macro: quote(known.get(macro[1], ""), safe=""), page)
+            known = {**values, **dict.fromkeys(_CLICK_ID, click_id)}
+            page = _MACRO.sub(lambda macro: quote(_value(known, macro[1]), safe=""), page)
         return page if self.places_click else with_click(page, self.parameter, click_id)
 
 
-def _to_ascii(landing_url: str) -> str:
-    host = urlsplit(landing_url).hostname or ""
+def _value(known: Mapping[str, str], macro: str) -> str:
+    return known.get(macro.replace("sub", "s", 1), "")
+
+
+@lru_cache(maxsize=4096)
+def to_ascii(page: str) -> str:
+    """An address that somebody entered, as it may stand in a `Location` header."""
+    host = urlsplit(page).hostname or ""
     if not host.isascii():
-        landing_url = landing_url.replace(host, host.encode("idna").decode("ascii"), 1)
-    return quote(landing_url, safe=_URL_CHARACTERS + "{}")
+        page = page.replace(host, host.encode("idna").decode("ascii"), 1)
+    return quote(page, safe=_URL_CHARACTERS + "{}")

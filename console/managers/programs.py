@@ -1,11 +1,16 @@
 """Programs: the terms in force in words, and who takes part."""
 
+from typing import Final
+
 from starlette.responses import Response
 
 from commissions import plans
 from console import reads, terms
 from console.pages import MANAGERS, View, Visit
 from network import programs
+from tracker import attribution_terms, coupons
+
+COUPONS_SHOWN: Final = 100
 
 
 def _list(visit: Visit) -> Response:
@@ -25,6 +30,7 @@ def _list(visit: Visit) -> Response:
 def _detail(visit: Visit) -> Response:
     program = programs.get(visit.session, visit.path["program_id"])
     version = plans.version_at(visit.session, program.id, visit.now)
+    found = coupons.page(visit.session, program.id, limit=COUPONS_SHOWN)
     return visit.page(
         "managers/program.html",
         program=program,
@@ -33,6 +39,9 @@ def _detail(visit: Visit) -> Response:
         terms=terms.read(version, visit.gettext) if version else None,
         people=reads.user_names(visit.session, [version.published_by] if version else []),
         members=reads.members(visit.session, program.id),
+        attribution=attribution_terms.version_at(visit.session, program.id, visit.now),
+        coupons=found,
+        owners=reads.publisher_names(visit.session, [one.publisher_id for one in found]),
     )
 
 

@@ -64,9 +64,9 @@ def address(settings: Settings, sqlite_engine: Engine) -> Iterator[str]:
     listening.close()
 
 
-def _sign_in(page: Page, address: str) -> None:
-    page.goto(f"{address}/flags")
-    page.fill("#email", EMAILS["manager"])
+def _sign_in(page: Page, address: str, name: str = "manager") -> None:
+    page.goto(f"{address}/conversions")
+    page.fill("#email", EMAILS[name])
     page.fill("#password", PASSWORD)
     page.press("#password", "Enter")
     page.wait_for_selector("nav.nav")
@@ -80,6 +80,7 @@ def _look(page: Page, address: str, world: World, *, to: Path) -> None:
         "flags": "/flags?status=all",
         "payouts": "/payouts",
         "program": f"/programs/{world.program.id}",
+        "links": "/links",
     }
     for name, path in paths.items():
         page.goto(address + path)
@@ -99,6 +100,7 @@ def test_a_manager_clears_a_flag(chromium: str, address: str, world: World, tmp_
         refused: list[str] = []
         page.on("console", lambda message: refused.append(message.text))
         _sign_in(page, address)
+        page.goto(f"{address}/flags")
         page.click("tbody th a")
         page.fill("#note", "Spoke with the publisher")
         page.click("text=Clear and release")
@@ -120,4 +122,46 @@ def test_a_manager_clears_a_flag(chromium: str, address: str, world: World, tmp_
     with Session(world.engine) as session:
         decision = session.exec(select(FlagDecision)).one()
     assert (decision.outcome, decision.note) == ("cleared", "Spoke with the publisher")
-    assert len(list(tmp_path.glob("*-*-*.png"))) == 36
+    assert len(list(tmp_path.glob("*-*-*.png"))) == 42
+
+
+def test_an_advertiser_sends_a_file(
+    chromium: str, address: str, world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "march.csv"
+    file.write_text("order_id;amount;currency\n1;1,50;EUR\n2;no;EUR\n", encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        _sign_in(page, address, "advertiser")
+        page.goto(f"{address}/uploads")
+        page.set_input_files("#file", file)
+        page.select_option("#decimal", ",")
+        page.click("form.filters button.button")
+        page.wait_for_selector("progress")
+        sent = page.url.partition("?")[0]
+        for language in ("en", "zh-Hans"):
+            for width in (1280, 360):
+                look = browser.new_context(
+                    viewport={"width": width, "height": 900}, locale=language
+                )
+                look_page = look.new_page()
+                _sign_in(look_page, address, "advertiser")
+                for name, path in (
+                    ("files", f"{address}/uploads"),
+                    ("file", sent),
+                    ("order", f"{address}/conversions/{world.pending.id}"),
+                ):
+                    look_page.goto(path)
+                    look_page.screenshot(
+                        path=str(tmp_path / f"{name}-{language}-{width}.png"), full_page=True
+                    )
+                    wider = look_page.evaluate(
+                        "document.documentElement.scrollWidth"
+                        " - document.documentElement.clientWidth"
+                    )
+                    assert wider <= 0, f"{name} {language} {width} is {wider} pixels too wide"
+                look.close()
+        browser.close()
+    assert len(list(tmp_path.glob("*.png"))) == 12

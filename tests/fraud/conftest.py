@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlmodel import Session
 
 from network import programs, publishers
 from network.models import Program, Publisher
+from tests import make
 from tracker.models import Attribution, Click, Conversion
 
 CLICKED_AT = datetime(2026, 3, 10, 11, 0, tzinfo=UTC)
@@ -24,11 +25,14 @@ class Network:
     session: Session
     program: Program
     publisher: Publisher
+    ids: dict[str, str] = field(default_factory=dict)
 
     def click(self, click_id: str = "clk", **changes: Any) -> Click:
+        at = changes.get("at", CLICKED_AT)
+        self.ids[click_id] = make.click_id(at, click_id)
         facts: dict[str, Any] = {
-            "id": click_id,
-            "at": CLICKED_AT,
+            "id": self.ids[click_id],
+            "at": at,
             "program_id": self.program.id,
             "publisher_id": self.publisher.id,
             "visitor_key": "visitor",
@@ -39,10 +43,7 @@ class Network:
             "sub_ids": {},
             "parameters": {},
         }
-        click = Click(**(facts | changes))
-        self.session.add(click)
-        self.session.flush()
-        return click
+        return make.keep_click(self.session, Click(**(facts | changes)))
 
     def order(
         self,
@@ -64,7 +65,7 @@ class Network:
             "currency": "EUR",
             "amount_minor": 10_000,
             "country": "DE",
-            "click_id": click_id,
+            "click_id": self.ids.get(click_id or "", click_id),
             "content_hash": "hash",
             "channel": "postback",
         }
@@ -79,7 +80,7 @@ class Network:
             Attribution(
                 conversion_id=conversion_id,
                 publisher_id=self.publisher.id if click_id else None,
-                click_id=click_id,
+                click_id=self.ids.get(click_id or "", click_id),
                 clicked_at=CLICKED_AT if click_id else None,
                 source="click" if click_id else "none",
                 reason="last_click" if click_id else "no_click",

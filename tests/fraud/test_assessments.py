@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from fraud.assessments import assess
+from fraud.assessments import assess, assess_many
 from fraud.checks import check
 from fraud.models import Assessment, Flag
 from kernel.database import unit_of_work
 from kernel.errors import NotFound
+from tracker import day_files
 from tracker.attribution import NotAttributed
 
 Make = Callable[[Session], Any]
@@ -186,13 +187,15 @@ def test_unknown_or_not_attributed_conversion_is_refused(
     assert assess(session, "cnv", now=now).action == "allow"
 
 
-def test_it_costs_two_looks_and_one_insert(
+def test_any_number_of_orders_costs_three_looks_and_one_insert(
     sqlite_engine: Engine, network: Make, now: datetime
 ) -> None:
+    ids = [f"cnv{number}" for number in range(7)]
     with unit_of_work(sqlite_engine) as session:
         made = network(session)
-        made.click()
-        made.order()
+        for one in ids:
+            made.click(f"clk{one}")
+            made.order(one, click_id=f"clk{one}")
     said: list[str] = []
     sa.event.listen(
         sqlite_engine,
@@ -202,19 +205,26 @@ def test_it_costs_two_looks_and_one_insert(
     with unit_of_work(sqlite_engine) as session:
         session.connection()
         said.clear()
-        assess(session, "cnv", now=now)
-    assert said == ["SELECT", "SELECT", "INSERT"]
+        assess_many(session, ids, now=now)
+    assert said == ["SELECT", "SELECT", "SELECT", "INSERT"]
     with unit_of_work(sqlite_engine) as session:
         session.connection()
         said.clear()
-        assess(session, "cnv", now=now)
-    assert said == ["SELECT"]
+        assess_many(session, ids, now=now)
+        assert said == ["SELECT"]
+        found = session.exec(select(Assessment.conversion_id).order_by(col(Assessment.seq))).all()
+        assert found == ids
 
 
-def test_visitor_clicks_are_found_by_the_index(sqlite_engine: Engine) -> None:
-    with sqlite_engine.connect() as connection:
+def test_visitor_clicks_are_found_by_the_index(
+    network: Make, session: Session, sqlite_engine: Engine
+) -> None:
+    clicked = network(session).click()
+    reader = day_files.beside(sqlite_engine).reader(day_files.Place(clicked.at.date()))
+    assert reader is not None
+    with reader.connect() as connection:
         plan = connection.exec_driver_sql(
             "EXPLAIN QUERY PLAN SELECT id FROM click "
             "WHERE program_id = 'p' AND visitor_key = 'v' AND at > '1' AND at <= '2' LIMIT 1000"
         ).all()
-    assert "ix_click_program_id_visitor_key_at" in plan[0][-1]
+    assert "ix_click_visitor_key_at (visitor_key=? AND at>? AND at<?)" in plan[0][-1]

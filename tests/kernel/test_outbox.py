@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from kernel import outbox
 from kernel.database import reading, unit_of_work
 from kernel.errors import Refused
-from kernel.outbox import Handler, Lease, Limits, OutboxRow
+from kernel.outbox import FollowUp, Handler, Lease, Limits, OutboxRow
 from tests.conftest import NOW
 
 LIMITS = Limits(batch_milliseconds=200, attempts_max=3, lease_seconds=60)
@@ -41,10 +41,25 @@ class Seen:
         self.subjects: list[str] = []
         self.failing: set[str] = set()
 
-    def __call__(self, _session: Session, subject_id: str, _now: datetime) -> None:
-        self.subjects.append(subject_id)
-        if subject_id in self.failing:
-            raise Refused(f"{subject_id} is poisoned")
+    def __call__(self, _session: Session, rows: Sequence[FollowUp], _now: datetime) -> None:
+        subject_ids = [row.subject_id for row in rows]
+        poisoned = self.failing & set(subject_ids)
+        if poisoned and len(subject_ids) > 1:
+            raise Refused("one of many is poisoned")
+        # What a batch did before it failed is taken back; of a single row the try is kept.
+        self.subjects += subject_ids
+        if poisoned:
+            raise Refused(f"{poisoned} is poisoned")
+
+
+def each(act: Callable[[Session, str, datetime], None]) -> Handler:
+    """A handler that does its subjects one after the other."""
+
+    def handle(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+        for row in rows:
+            act(session, row.subject_id, now)
+
+    return handle
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +155,7 @@ def test_the_handlers_of_a_kind_run_in_order_in_one_session(
             heard.append((name, subject_id, now))
             sessions.add(id(session))
 
-        return handle
+        return each(handle)
 
     put(sqlite_engine, "s", kind="a")
     put(sqlite_engine, "s", kind="b")
@@ -164,7 +179,7 @@ def test_a_failing_row_takes_back_its_own_work_and_nobody_elses(
 
     put(engine, "a", "bad", "b")
 
-    drain(engine, {"k": (write, fail)}, clock)
+    drain(engine, {"k": (each(write), each(fail))}, clock)
 
     assert sorted(leases(engine)) == [("work:a", "w"), ("work:b", "w")]
     a, bad, b = rows(engine)
@@ -182,11 +197,75 @@ def test_a_statement_that_the_database_refuses_spoils_only_its_own_row(
 
     put(engine, "a", "b", "c")
 
-    drain(engine, write, clock)
+    drain(engine, each(write), clock)
 
     assert [row.done_at is not None for row in rows(engine)] == [True, False, False]
     assert rows(engine)[1].last_error.startswith("IntegrityError: ")
     assert len(rows(engine)[1].last_error) <= 500
+
+
+class Batches:
+    """A handler that writes a row for each subject, then fails where one of them is poisoned."""
+
+    def __init__(self, *poisoned: str) -> None:
+        self.poisoned = set(poisoned)
+        self.sizes: list[int] = []
+
+    def __call__(self, session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+        self.sizes.append(len(rows))
+        for row in rows:
+            session.add(Lease(name=f"work:{row.subject_id}", owner=row.kind, until=now))
+        session.flush()
+        found = self.poisoned & {row.subject_id for row in rows}
+        if found:
+            raise Refused(f"{found} is poisoned")
+
+
+def test_rows_are_worked_together_and_a_poisoned_one_is_found_by_halving(
+    engine: Engine, clock: Clock
+) -> None:
+    subjects = [f"s{number:03d}" for number in range(300)]
+    put(engine, *subjects)
+    together = Batches("s150")
+
+    drain(engine, together, clock, limits=Limits(60_000, 3, 60))
+
+    done = [row.subject_id for row in rows(engine) if row.done_at is not None]
+    assert done == [one for one in subjects if one != "s150"]
+    assert sorted(name for name, _ in leases(engine)) == [f"work:{one}" for one in done]
+    bad = next(row for row in rows(engine) if row.subject_id == "s150")
+    assert (bad.attempts, bad.parked_at) == (1, None)
+    # 1, 4, 16, 64 went well; the batch with the poisoned row was halved down to it.
+    assert together.sizes[:4] == [1, 4, 16, 64]
+    assert len(together.sizes) < 30
+    assert max(together.sizes) > 64
+
+
+def test_kinds_that_end_in_one_handler_are_worked_together_in_their_order(
+    sqlite_engine: Engine, clock: Clock
+) -> None:
+    heard: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def handler(name: str) -> Handler:
+        def handle(_session: Session, rows: Sequence[FollowUp], _now: datetime) -> None:
+            heard.append((name, [tuple(row) for row in rows]))  # type: ignore[misc]  # pairs
+
+        return handle
+
+    first, last, other = handler("first"), handler("last"), handler("other")
+    table = {"a": (first, last), "b": (last,), "c": (other,)}
+    put(sqlite_engine, "warm", kind="b")
+    for subject, kind in (("x", "a"), ("x", "b"), ("y", "a"), ("z", "c")):
+        put(sqlite_engine, subject, kind=kind)
+
+    drain(sqlite_engine, table, clock)
+
+    assert heard == [
+        ("last", [("b", "warm")]),
+        ("first", [("a", "x"), ("a", "y")]),
+        ("last", [("a", "x"), ("b", "x"), ("a", "y")]),
+        ("other", [("c", "z")]),
+    ]
 
 
 def test_a_failing_row_holds_back_later_rows_of_its_subject_only(
@@ -271,7 +350,7 @@ def test_bug_an_error_that_quotes_what_no_database_stores_stopped_its_lane(
 
     put(engine, "bad", "good")
 
-    drain(engine, fail, clock)
+    drain(engine, each(fail), clock)
 
     bad, good = rows(engine)
     assert bad.last_error in {"ValueError: a\ufffdb", "ValueError: a?b"}
@@ -289,7 +368,7 @@ def test_an_interrupt_takes_the_batch_back_and_nothing_is_lost(
     put(sqlite_engine, "a", "b")
 
     with pytest.raises(KeyboardInterrupt):
-        drain(sqlite_engine, stop, clock)
+        drain(sqlite_engine, each(stop), clock)
 
     assert leases(sqlite_engine) == []
     assert drain(sqlite_engine, seen, clock, owner="other") == 2
@@ -307,7 +386,7 @@ def test_a_batch_ends_in_time_and_keeps_what_it_did(sqlite_engine: Engine, clock
 
     drain(
         sqlite_engine,
-        slow,
+        each(slow),
         clock,
         limits=Limits(batch_milliseconds=1, attempts_max=1, lease_seconds=9),
     )
@@ -404,11 +483,11 @@ def test_two_workers_at_once_never_run_a_row_twice_and_keep_the_order(
     quick = Limits(batch_milliseconds=5, attempts_max=1, lease_seconds=60)
     failures = run_together(
         [
-            lambda owner=owner: drain(engine, handle, clock, owner=owner, limits=quick)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            lambda owner=owner: drain(engine, each(handle), clock, owner=owner, limits=quick)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             for owner in ("one", "two")
         ]
     )
-    drain(engine, handle, clock)
+    drain(engine, each(handle), clock)
 
     assert failures == []
     assert max(Counter(subject for _, subject in heard).values()) == 1

@@ -1,5 +1,8 @@
 """Publishers and their place in programs."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, col, select
@@ -101,3 +104,19 @@ def test_programs_of_a_publisher_are_those_that_approved_it_by_name(engine: Engi
             "Bar",
             "Zoo",
         ]
+
+
+def test_two_managers_may_add_publishers_at_once(engine: Engine) -> None:
+    start = threading.Barrier(4)
+
+    def add(at: int) -> int:
+        start.wait()
+        with unit_of_work(engine) as session:
+            return publishers.add(session, code=f"site-{at}", name="Site", now=NOW).number
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(add, range(4)))
+
+    assert sorted(numbers) == [1, 2, 3, 4]
+    with unit_of_work(engine) as session:
+        assert version(session) == 4

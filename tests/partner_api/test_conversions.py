@@ -59,6 +59,16 @@ def expected_view(api: Api, world: World) -> dict[str, Any]:
         "reason": "",
         "lock_at": to_rfc3339(at + timedelta(days=30)),
         "imported": False,
+        "test": False,
+        "number": 1,
+        "relation": "",
+        "related_id": None,
+        "channel": "postback",
+        "discount": None,
+        "tax": None,
+        "shipping": None,
+        "parent_order_id": None,
+        "custom": {},
         "attribution": {"source": "click", "reason": "last_click"},
     }
 

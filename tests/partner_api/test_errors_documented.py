@@ -82,4 +82,12 @@ def test_every_operation_is_documented() -> None:
 
 
 # The tracker's own face, which has no `Endpoint` where a redirect or an image is answered.
-TRACKER = ("GET /c/", "GET /l/", "GET /pixel.gif", "GET /tag.js", "GET /postback", "POST /tag/")
+TRACKER = (
+    "GET /c/",
+    "GET /i/",
+    "GET /l/",
+    "GET /pixel.gif",
+    "GET /tag.js",
+    "GET /postback",
+    "POST /tag/",
+)

@@ -46,9 +46,15 @@ def source_id(api: Api, world: World) -> str:
 
 
 def lists(api: Api) -> list[Endpoint]:
-    found = [each for each in api.endpoints if each.query and issubclass(each.query, PageQuery)]
-    assert len(found) == 7
+    found = [each for each in api.endpoints if issubclass(each.query, PageQuery)]
+    assert len(found) == 12
     return found
+
+
+def path_of(endpoint: Endpoint, world: World, source_id: str) -> str:
+    """Its path, of a thing that exists: a program, or else a feed source."""
+    is_program = endpoint.path.startswith("/v1/programs/")
+    return endpoint.path.replace("{id}", world.programs[0].id if is_program else source_id)
 
 
 def call(api: Api, world: World, endpoint: Endpoint, path: str, **params: Any) -> Any:
@@ -62,7 +68,7 @@ def call(api: Api, world: World, endpoint: Endpoint, path: str, **params: Any) -
 
 def test_an_unknown_query_parameter_is_named(api: Api, world: World, source_id: str) -> None:
     for endpoint in api.endpoints:
-        path = endpoint.path.replace("{id}", source_id)
+        path = path_of(endpoint, world, source_id)
         if endpoint.guard is None:
             answer = api.http.request(endpoint.method, path, params={"colour": "red"})
         else:
@@ -74,7 +80,7 @@ def test_an_unknown_query_parameter_is_named(api: Api, world: World, source_id: 
 
 def test_a_limit_out_of_range_is_named(api: Api, world: World, source_id: str) -> None:
     for endpoint, limit in product(lists(api), ("1001", "0", "-1", "many", "1e2", "9" * 400)):
-        path = endpoint.path.replace("{id}", source_id)
+        path = path_of(endpoint, world, source_id)
         answer = call(api, world, endpoint, path, limit=limit)
         assert answer.status_code == 400, (path, limit, answer.text)
         assert [problem["field"] for problem in answer.json()["errors"]] == ["limit"]
@@ -103,7 +109,7 @@ FOREIGN_CURSORS = (
 
 def test_a_cursor_that_no_list_gave_out(api: Api, world: World, source_id: str) -> None:
     for endpoint, cursor in product(lists(api), FOREIGN_CURSORS):
-        path = endpoint.path.replace("{id}", source_id)
+        path = path_of(endpoint, world, source_id)
         answer = call(api, world, endpoint, path, cursor=cursor)
         assert answer.status_code == 400, (path, cursor, answer.text)
         assert [problem["field"] for problem in answer.json()["errors"]] == ["cursor"]

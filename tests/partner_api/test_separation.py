@@ -12,7 +12,7 @@ from kernel import clock
 from kernel.database import unit_of_work
 from network.models import Role
 from tests.partner_api.world import Api, Side, World, plan_document
-from tracker.models import IntakeRefusal
+from tracker.models import IntakeRefusal, Link
 
 # What betrays side 1 and side 2 wherever it appears.
 MARKS = (
@@ -25,6 +25,7 @@ PUBLISHER_LISTS = (
     "/v1/programs",
     "/v1/products",
     "/v1/payouts",
+    "/v1/links",
 )
 ADVERTISER_LISTS = (
     "/v1/conversions",
@@ -88,6 +89,17 @@ def full(api_on_both: Api, world_on_both: World, tmp_path: Any) -> tuple[Api, Wo
                 session, program_id=program.id, name=mark, url="", actor="test", now=now
             )
             source_ids.append(source.id)
+            session.add(
+                Link(
+                    id=f"lnk_{mark}",
+                    code=mark,
+                    program_id=program.id,
+                    publisher_id=world.publishers[number - 1].id,
+                    sub_ids={},
+                    change=number,
+                    created_at=now,
+                )
+            )
         path = tmp_path / f"{mark}.tsv"
         path.write_text(TSV.format(mark=mark, number=number))
         look = imports.run(
@@ -122,7 +134,14 @@ def test_no_list_shows_a_row_of_another(full: tuple[Api, World, list[str]]) -> N
             assert answer.status_code == 200, (path, answer.text)
             assert len(answer.json()["data"]) == 1, (path, answer.text)
             assert_only(answer.text, number)
-    for path in ("/v1/conversions", "/v1/programs", "/v1/products", "/v1/refusals", "/v1/feeds"):
+    for path in (
+        "/v1/conversions",
+        "/v1/programs",
+        "/v1/products",
+        "/v1/refusals",
+        "/v1/feeds",
+        "/v1/links",
+    ):
         assert len(api.rows(world.manager, path)) == 2, path
 
 
@@ -149,6 +168,20 @@ def test_one_by_one(full: tuple[Api, World, list[str]]) -> None:
         assert [row["conversions"] for row in report] == [1]
 
 
+def test_links_and_tracking_one_by_one(full: tuple[Api, World, list[str]]) -> None:
+    api, world, _ = full
+    for number, side in enumerate(world.publishers):
+        mark = MARKS[number][-1]
+        assert_only(api.get(side, f"/v1/links/lnk_{mark}").text, number)
+        assert_unknown(api, side, "/v1/links/{}", f"lnk_{MARKS[1 - number][-1]}")
+        other_party = world.publishers[1 - number]
+        for name in (other_party.id, other_party.code):
+            assert_unknown(api, side, "/v1/publishers/{}/tracking", name)
+    for number, side in enumerate((*world.advertisers, *world.publishers)):
+        for name in (world.programs[1 - number % 2].id, world.programs[1 - number % 2].code):
+            assert_unknown(api, side, "/v1/programs/{}/tracking", name)
+
+
 def assert_unknown(api: Api, side: Side, template: str, others: str) -> None:
     """Another party's id and one that never was get the same answer, but for the address."""
     bodies = []
@@ -172,6 +205,8 @@ NAMING = (
     ("/v1/products", "program", "shop-{}"),
     ("/v1/products", "publisher", "site-{}"),
     ("/v1/refusals", "program", "shop-{}"),
+    ("/v1/links", "program", "shop-{}"),
+    ("/v1/links", "publisher", "site-{}"),
     ("/v1/reports/countries", "program", "shop-{}"),
 )
 
@@ -180,6 +215,8 @@ def test_naming_another_in_a_filter_is_naming_nobody(api: Api, world: World) -> 
     for path, parameter, named in NAMING:
         advertisers_only = path in {"/v1/refusals", "/v1/reports/countries"}
         callers = world.advertisers if advertisers_only else (*world.advertisers, *world.publishers)
+        if path == "/v1/links":
+            callers = world.publishers
         for side in callers:
             number = 1 if side.code in {"Shop 1", "site-1"} else 2
             theirs = api.get(side, path, **{parameter: named.format(3 - number)})

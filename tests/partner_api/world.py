@@ -19,7 +19,7 @@ from kernel.settings import Settings
 from kernel.tokens import Tokens
 from network import access, programs, publishers
 from network.models import ApiClient, MembershipStatus, Program, Publisher, Role
-from tracker.models import Attribution, Click, Conversion
+from tracker.models import Attribution, Conversion
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,6 @@ def add_conversion(
 ) -> str:
     """An order that the publisher brought, recorded, attributed and booked."""
     click_id = f"click-{number}"
-    session.add(
-        Click(
-            id=click_id,
-            at=at - timedelta(minutes=5),
-            program_id=program.id,
-            publisher_id=publisher.id,
-            sub_ids={"s1": f"sub-of-{publisher.code}"},
-            parameters={},
-        )
-    )
     conversion_id = f"cnv_{number:026d}"
     session.add(
         Conversion(
@@ -104,6 +94,7 @@ def add_conversion(
             publisher_id=publisher.id,
             click_id=click_id,
             clicked_at=at - timedelta(minutes=5),
+            sub_ids={"s1": f"sub-of-{publisher.code}"},
             source="click",
             reason="last_click",
             decided_at=at + timedelta(seconds=2),

@@ -1,16 +1,24 @@
 """The whole application in one process: what it answers where nothing, or too much, is asked."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Engine
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from kernel.database import unit_of_work
 from kernel.settings import Settings
+from network.models import RoutingVersion
 from server import app, ops
+from tests import make
+from tests.conftest import REPOSITORY
+from tracker.models import Link
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 PROBLEM = "application/problem+json"
@@ -154,6 +162,52 @@ def test_a_tracker_has_no_console_and_no_lists(settings: Settings, sqlite_url: s
     assert (listed, reported) == (405, 401)
 
 
+@pytest.mark.parametrize("only_tracker", [False, True])
+def test_short_links_are_clicks_and_their_pictures_are_pages(
+    settings: Settings, sqlite_engine: Engine, *, only_tracker: bool
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session, landing_url="https://shop.example/start")
+        publisher = make.publisher(session, member_of=program)
+        session.add(
+            Link(
+                id="lnk_1",
+                code="spring",
+                program_id=program.id,
+                publisher_id=publisher.id,
+                sub_ids={},
+                change=1,
+                created_at=program.created_at,
+            )
+        )
+        session.add(RoutingVersion(links=1))
+    application = app.build(settings, only_tracker=only_tracker)
+    with TestClient(application, follow_redirects=False) as opened:
+        click = opened.get("/l/spring", headers={"User-Agent": "Mozilla/5.0 Gecko/ Firefox/140.0"})
+        picture = opened.get("/l/spring.png")
+        nothing = opened.get("/l/spring.gif")
+
+    assert click.status_code == 302
+    assert click.headers["location"].startswith("https://shop.example/start?ts_click=")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+    assert (nothing.status_code, nothing.headers["x-robots-tag"]) == (404, "noindex")
+
+
+def test_a_tracker_does_without_the_modules_of_pages_and_partners(settings: Settings) -> None:
+    """They would cost every tracker process memory that its links need."""
+    code = (
+        "import sys; from server import app; from kernel.settings import Settings; "
+        f"app.build(Settings(data_dir={str(settings.data_dir)!r}), only_tracker=True); "
+        "print([name for name in sys.modules if name.split('.')[0] in ('console', 'partner_api')])"
+    )
+
+    said = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+
+    assert said.stdout.strip() == "[]"
+
+
 def test_without_its_database_it_is_healthy_and_says_what_is_missing(
     settings: Settings, sqlite_url: str
 ) -> None:
@@ -173,6 +227,7 @@ def test_without_its_database_it_is_healthy_and_says_what_is_missing(
         "database": "unreachable",
         "journal": "ready",
         "routing_version": readiness.json()["routing_version"],
+        "click_front": "asgi",
     }
     assert (page.status_code, data.status_code) == (200, 401)
 

@@ -7,17 +7,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from sqlmodel import select
 
 from commissions import accruals, payouts
 from commissions.reasons import Reason
+from kernel import clock
 from kernel.database import append_only_ddl, unit_of_work
 from kernel.settings import Settings
+from network.models import Program, Publisher
 from server import audit
 from server.tables import append_only_tables
 from tests import make
-from tracker import journal
+from tracker import click_days, day_files, journal, rollups
 from tracker.models import JournalPosition
+from tracker.rollup_models import RollupHour
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -92,7 +97,7 @@ def test_sound_books_pass(books: Engine, settings: Settings) -> None:
     ("invariant", "statement", "words"),
     [
         (1, "UPDATE journal_position SET conversions = 4", "4 were shipped, 3 are stored"),
-        (1, "UPDATE journal_position SET clicks = 2", "2 were shipped, 3 are stored"),
+        (1, "UPDATE journal_position SET clicks = 2", "2 were shipped, the days count 3"),
         (1, "UPDATE journal_position SET damaged = 1", "1 damaged records were met"),
         (1, "DELETE FROM conversion_item WHERE line = 1", "amount 10000, its items sum to 4000"),
         (2, "UPDATE balance SET debits_minor = debits_minor + 1", ""),
@@ -101,11 +106,7 @@ def test_sound_books_pass(books: Engine, settings: Settings) -> None:
         (5, "UPDATE payout SET amount_minor = amount_minor + 1", "its lines sum to 1000"),
         (5, "UPDATE commission SET claimed_minor = 0 WHERE claimed_minor > 0", "payouts claim"),
         (6, "UPDATE commission SET reason = '' WHERE status = 'declined'", "without a reason"),
-        (
-            7,
-            "UPDATE click SET publisher_id = (SELECT id FROM publisher WHERE code = 'other')",
-            "another party than its click's",
-        ),
+        (1, "UPDATE click_day SET clicks = clicks + 1 WHERE clicks = 1", "2 counted, 1 stored"),
     ],
 )
 def test_what_was_broken_is_named(
@@ -116,6 +117,37 @@ def test_what_was_broken_is_named(
     findings = found(books, settings)
 
     assert any(number == invariant and words in detail for number, detail in findings), findings
+
+
+def test_a_click_of_another_party_is_named(books: Engine, settings: Settings) -> None:
+    click = make.clicks(books)[0]
+    with day_files.beside(books).writing(day_files.Place(click.at.date())) as connection:
+        changed = connection.exec_driver_sql("UPDATE click SET publisher_id = 'pub_other'")
+        assert changed.rowcount == 1
+
+    ((number, detail),) = found(books, settings)
+
+    assert (number, detail.partition(": ")[2]) == (
+        7,
+        "is attributed to another party than its click's",
+    )
+
+
+def test_a_click_that_is_gone_is_missed_and_one_let_go_with_its_day_is_not(
+    books: Engine, settings: Settings, now: datetime
+) -> None:
+    oldest = make.clicks(books)[0]
+    with day_files.beside(books).writing(day_files.Place(oldest.at.date())) as connection:
+        connection.exec_driver_sql("DELETE FROM click")
+    missed = found(books, settings)
+    with books.begin() as connection:
+        connection.exec_driver_sql("UPDATE click_day SET opened_at = '2020-01-01 00:00:00.000000'")
+
+    assert click_days.retire(books, keep_days=30, now=now) == 1
+
+    day = oldest.at.date()
+    assert missed == [(1, f"clicks of {day}: 1 counted, 0 stored")]
+    assert found(books, settings) == []
 
 
 def test_terms_that_were_changed_later_no_longer_give_what_was_booked(
@@ -182,3 +214,23 @@ def test_what_is_not_shipped_yet_is_named(books: Engine, settings: Settings) -> 
 
     assert number == 1
     assert "bytes are not shipped yet; run again when idle" in detail
+
+
+def test_sums_that_contradict_the_facts_are_found(books: Engine, settings: Settings) -> None:
+    now = clock.now()
+    with unit_of_work(books) as session:
+        program, who = session.exec(select(Program)).one(), session.exec(select(Publisher)).first()
+        assert who is not None
+        seen = make.click(session, program, who, at=now)
+        session.execute(sa.update(JournalPosition).values(clicks=4))
+        rollups.add_clicks(session, [seen.model_dump()], values_max=settings.rollup_values_max)
+    assert found(books, settings) == []
+
+    with unit_of_work(books) as session:
+        session.execute(sa.update(RollupHour).values(clicks=RollupHour.clicks + 2))
+
+    [(invariant, text)] = found(books, settings)
+    assert invariant == 8
+    assert text.startswith(f"reports: {now:%Y-%m-%d}: ")
+    assert "clicks -2" in text
+    assert "tallystick rollups rebuild" in text

@@ -2,13 +2,17 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import Engine
 
+from kernel.database import connect, unit_of_work
 from kernel.settings import Settings
 from server import backups
 from server.backups import BackupError
+from tests import make
 
 
 @pytest.fixture
@@ -68,6 +72,73 @@ def test_the_copy_is_one_file(
     backups.backup(settings, folder / "copy.db")
 
     assert [path.name for path in folder.iterdir()] == ["copy.db"]
+
+
+def clicks_of(url: str) -> dict[str, str]:
+    engine = connect(url)
+    try:
+        return {click.id: click.landing_url for click in make.clicks(engine)}
+    finally:
+        engine.dispose()
+
+
+def test_the_days_of_clicks_are_copied_and_come_back(
+    settings: Settings, sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who = make.publisher(session, member_of=program)
+        for days in (0, 1, 1):
+            make.click(session, program, who, at=make.NOW - timedelta(days=days))
+    kept = {click.id: click.landing_url for click in make.clicks(sqlite_engine)}
+    copy = tmp_path / "copies" / "monday.db"
+    copy.parent.mkdir()
+
+    backups.backup(settings, copy)
+
+    assert sorted(str(path.relative_to(copy.parent)) for path in copy.parent.rglob("*")) == [
+        "monday-clicks",
+        "monday-clicks/2026-03-09.db",
+        "monday-clicks/2026-03-10.db",
+        "monday.db",
+    ]
+    assert clicks_of(f"sqlite:///{copy}") == kept
+    elsewhere = Settings(data_dir=tmp_path / "new")
+    backups.restore(elsewhere, copy)
+    assert clicks_of(elsewhere.database) == kept
+    assert len(kept) == 3
+
+
+def test_days_that_are_there_are_not_overwritten(
+    settings: Settings, sqlite_template: Path, tmp_path: Path
+) -> None:
+    left = settings.data_dir / "tallystick-clicks" / "2026-03-09.db"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"precious")
+
+    with pytest.raises(BackupError, match=r"tallystick-clicks exists; move it away first"):
+        backups.restore(settings, sqlite_template)
+
+    assert left.read_bytes() == b"precious"
+    assert not (tmp_path / "var" / "tallystick.db").exists()
+
+
+def test_a_damaged_day_gives_no_copy(
+    settings: Settings, sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        make.click(session, program, make.publisher(session, member_of=program))
+    sqlite_engine.dispose()
+    day = settings.data_dir / "tallystick-clicks" / "2026-03-10.db"
+    content = bytearray(day.read_bytes())
+    content[4096:8192] = b"\xff" * 4096
+    day.write_bytes(content)
+
+    with pytest.raises(BackupError, match=r"2026-03-10\.db"):
+        backups.backup(settings, tmp_path / "copy.db")
+
+    assert not (tmp_path / "copy.db").exists()
 
 
 @pytest.mark.usefixtures("database")

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlmodel import select
 
-from kernel.database import reading, unit_of_work
+from kernel.database import unit_of_work
 from kernel.keys import load
 from kernel.settings import Settings
 from server import children
 from tests import make
 from tracker import events, journal
 from tracker.click_ids import RANDOM_BYTES
-from tracker.models import Click
 from tracker.node import click_id_signer
 from tracker.shipper import Shipped
 
@@ -78,18 +76,20 @@ def test_a_shipper_that_is_told_to_stop_ships_first(
             "TALLYSTICK_BROKER_URL": broker_url,
         },
     ) as shipper:
-        deadline = time.monotonic() + 30
-        found: set[str] = set()
-        while not found and time.monotonic() < deadline:
-            time.sleep(0.05)
-            with reading(sqlite_engine) as session:
-                found = set(session.exec(select(Click.id)))
-        shipper.send_signal(signal.SIGTERM)
-        # A broker that is away used to hold up every batch, and the end, for six seconds.
-        code = shipper.wait(timeout=4)
+        try:
+            deadline = time.monotonic() + 30
+            found: set[str] = set()
+            while not found and time.monotonic() < deadline:
+                time.sleep(0.05)
+                found = {click.id for click in make.clicks(sqlite_engine)}
+            shipper.send_signal(signal.SIGTERM)
+            # A broker that is away used to hold up every batch, and the end, for six seconds.
+            code = shipper.wait(timeout=4)
+        finally:
+            # Whatever failed here, nobody waits for a child that nobody told.
+            shipper.kill()
 
-    with reading(sqlite_engine) as session:
-        assert set(session.exec(select(Click.id))) == clicks
+    assert {click.id for click in make.clicks(sqlite_engine)} == clicks
     assert code == 0
     if not broker_url:  # It rang, so that somebody looks at the outbox at once.
         assert list((settings.data_dir / "broker" / "messages").iterdir())

@@ -152,12 +152,14 @@ def test_sources_without_address_are_not_pulled(
         assert list(session.exec(select(FeedImport))) == []
 
 
-def test_maintenance_folds_the_log_into_the_file(sqlite_engine: Engine) -> None:
+def test_maintenance_folds_the_log_into_the_file(
+    sqlite_engine: Engine, settings: Settings, now: datetime
+) -> None:
     with unit_of_work(sqlite_engine) as session:
         make.program(session)
     database = sqlite_engine.url.database
     assert database is not None
     with sqlite_engine.connect():  # SQLite empties its log itself when the last one leaves
-        chores.maintain(sqlite_engine)
+        chores.maintain(sqlite_engine, settings, now=now)
         with open(f"{database}-wal", "rb") as log:  # noqa: PTH123 - a name, not a path object
             assert log.read() == b""

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from kernel.database import connect, reading
+from kernel.database import connect, reading, unit_of_work
 from network.access import check_client, check_password
 from server.cli import cli
+from tests import make
+from tests.conftest import NOW
+from tracker import click_days
 
 VECTOR: dict[str, Any] = {
     "id": "V1",
@@ -296,7 +300,7 @@ def test_audit_of_empty_books_names_every_invariant_that_holds() -> None:
 
     assert result.exit_code == 0
     assert [line.split(" ", 2)[:2] for line in result.output.splitlines()] == [
-        ["ok", str(number)] for number in range(1, 8)
+        ["ok", str(number)] for number in range(1, 9)
     ]
 
 
@@ -323,3 +327,36 @@ def test_openapi_is_a_document() -> None:
     assert document["openapi"].startswith("3.")
     assert sorted(document["paths"]["/v1/conversions"]) == ["get", "post"]
     assert "/v1/programs/{id}/terms" in document["paths"]
+
+
+def test_rebuilding_roll_ups_says_what_changed(database: Path) -> None:
+    engine = connect(f"sqlite:///{database}")
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        make.click(session, program, make.publisher(session), country="DE")
+
+    first = run("rollups", "rebuild", "--from", "2026-03-09", "--to", "2026-03-10")
+    again = run("rollups", "rebuild", "--from", "2026-03-10", "--to", "2026-03-10")
+
+    assert first.exit_code == 0
+    assert first.output.splitlines() == [
+        "1/2 2026-03-09: 0 rows changed, +0 clicks",
+        "2/2 2026-03-10: 4 rows changed, +1 clicks",
+    ]
+    assert again.output == "1/1 2026-03-10: 0 rows changed, +0 clicks\n"
+
+    assert click_days.retire(engine, keep_days=1, now=NOW + timedelta(days=9)) == 1
+    engine.dispose()
+    gone = run("rollups", "rebuild", "--from", "2026-03-10", "--to", "2026-03-10")
+    assert gone.exit_code == 1
+    assert "1 clicks that were counted are no longer there; nothing changed" in gone.output
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("2026-03-10", "2026-03-09"), ("2026-3-1", "2026-03-09"), ("x", "y")]
+)
+def test_rebuilding_names_days_that_are_none(first: str, last: str) -> None:
+    result = run("rollups", "rebuild", "--from", first, "--to", last)
+
+    assert result.exit_code != 0
+    assert first in result.output

@@ -34,7 +34,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def counts(url: str) -> dict[str, int]:
     found = {}
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-        for table in sorted(metadata.tables):
+        # Clicks stand in files of their own, one a day.
+        for table in sorted(set(metadata.tables) - {"click"}):
             (found[table],) = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()  # noqa: S608 - our own names
     return found
 
@@ -122,8 +123,9 @@ def test_an_interrupted_load_is_finished_by_the_next(
     whole.data_dir.mkdir()
     (whole.data_dir / "tallystick.db").write_bytes(sqlite_template.read_bytes())
     demo.load(whole)
-    # The journal was begun anew, catalogues were looked at twice: the rest is the same.
-    differ = {"journal_position", "feed_import"}
+    # The journal was begun anew, catalogues were looked at twice, and orders were reported again:
+    # the rest is the same.
+    differ = {"journal_position", "feed_import", "arrival"}
     assert {name: n for name, n in counts(sqlite_url).items() if name not in differ} == {
         name: n for name, n in counts(whole.database).items() if name not in differ
     }

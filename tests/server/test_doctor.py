@@ -1,6 +1,7 @@
+import re
 import shutil
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
 from kernel import outbox
+from kernel.database import unit_of_work
 from kernel.outbox import OutboxRow
 from kernel.settings import Settings
 from server.doctor import examine
+from tests import make
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
@@ -30,6 +33,7 @@ def test_a_fresh_installation_is_well(settings: Settings) -> None:
     assert answers["data folder"] == [("ok", str(settings.data_dir))]
     assert answers["database"] == [("ok", "sqlite")]
     assert answers["backlog"] == [("ok", "journal_bytes 0, outbox_pending 0, outbox_parked 0")]
+    assert answers["clicks"] == [("ok", "none yet")]
     assert answers["geo"] == [
         ("ok", "built-in registry and cloud ranges; no *.mmdb in use"),
     ]
@@ -59,6 +63,19 @@ def test_a_database_that_does_not_answer_is_an_error(settings: Settings) -> None
 
     assert answers["database"] == [("error", "cannot be reached")]
     assert "backlog" not in answers
+
+
+def test_the_days_of_clicks_are_counted(settings: Settings, sqlite_engine: Engine) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who = make.publisher(session, member_of=program)
+        for hours in (1, 2, 30):
+            make.click(session, program, who, at=NOW - timedelta(hours=hours))
+
+    ((level, detail),) = found(settings)["clicks"]
+
+    assert level == "ok"
+    assert re.fullmatch(r"3 in 2 days, the oldest 2026-03-09, [1-9]\d+ bytes", detail)
 
 
 def test_a_schema_of_another_version_is_an_error(settings: Settings, sqlite_url: str) -> None:

@@ -17,6 +17,7 @@ def test_a_process_that_can_record_is_ready(settings: Settings) -> None:
         "database": "ok",
         "journal": "ready",
         "routing_version": 0,
+        "click_front": "asgi",
     }
 
 

@@ -32,16 +32,20 @@ supervisor._children = [Child(name, [sys.executable, "-c", script, name]) for na
 supervisor.run()
 print("end", flush=True)
 """
+# A line is one write: several children share the pipe, and `print` writes a line in pieces when
+# Python runs unbuffered.
 OBEDIENT = """
 import os, signal, sys, time
 from server.processes import die_with_supervisor
 name = sys.argv[1]
+def say(*words):
+    os.write(1, (" ".join(words) + "\\n").encode())
 def stop(*_):
-    print("stops", name, flush=True)
+    say("stops", name)
     os._exit(0)
 signal.signal(signal.SIGTERM, stop)
 die_with_supervisor()
-print("up", name, os.environ["TALLYSTICK_PORT"], flush=True)
+say("up", name, os.environ["TALLYSTICK_PORT"])
 if name == "weak":
     os._exit(3)
 while True:
@@ -92,6 +96,7 @@ def rest(process: subprocess.Popen[str]) -> list[str]:
 def test_children_know_the_port_and_are_stopped_in_order(number: signal.Signals) -> None:
     with started(SUPERVISOR, "web shipper worker", OBEDIENT) as supervisor:
         up = lines(supervisor, 3)
+        assert all(line.startswith("up ") for line in up), up
         ports = {line.split()[2] for line in up}
         os.kill(supervisor.pid, number)
 
@@ -185,3 +190,17 @@ def test_every_node_that_journals_ships() -> None:
         "tracker",
         "web",
     }
+
+
+def test_more_listening_processes_are_started_and_stopped_together() -> None:
+    settings = Settings(port=0, serve_processes=3)
+    supervisor = processes.Supervisor(settings, only="all")
+    names = [child.name for child in supervisor._children]
+    assert names == ["web", "web", "web", "shipper", "worker"]
+    assert len({child.descriptors for child in supervisor._children if child.descriptors}) == 1
+    supervisor._socket.close()
+
+    with started(SUPERVISOR, "web web web shipper", OBEDIENT) as process:
+        lines(process, 4)
+        process.terminate()
+        assert rest(process) == ["stops web"] * 3 + ["stops shipper", "end"]

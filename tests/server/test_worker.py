@@ -60,8 +60,11 @@ def test_what_is_scheduled_exists(folder: Path) -> None:
 
     assert sorted(task for task, _, _ in found["schedule"].values()) == found["tasks"]
     assert found["tasks"] == [
+        "tallystick.check_links",
         "tallystick.drain",
+        "tallystick.forget",
         "tallystick.maintain",
+        "tallystick.prune_rollups",
         "tallystick.pull_feeds",
         "tallystick.sweep",
     ]

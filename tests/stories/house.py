@@ -144,7 +144,9 @@ class House:
             try:
                 if mark in (entry / "environ").read_bytes().split(b"\0"):
                     words = (entry / "cmdline").read_bytes().decode().split("\0")
-                    if "server" in words:
+                    if "tracker.journal_writer" in words:
+                        found[int(entry.name)] = "writer"
+                    elif "server" in words:
                         found[int(entry.name)] = " ".join(words[words.index("server") + 1 :])
             except (OSError, ValueError):
                 continue  # it ended meanwhile, or is somebody else's

@@ -392,13 +392,18 @@ def test_a_payout_pays_what_is_payable_once(
         "paid",
         "paid",
     ]
-    mine = publisher.get("/v1/payouts")["data"][-1]
-    assert mine["status"] == "settled"
-    assert mine["reference"] == "SEPA-2026-77"
-    assert mine["amount"] == {"minor": due[PUBLISHER, "EUR"], "currency": "EUR"}
+    mine = [
+        one for one in publisher.get("/v1/payouts")["data"] if one["reference"] == "SEPA-2026-77"
+    ]
+    assert {one["status"] for one in mine} == {"settled"}
+    assert {one["amount"]["currency"]: one["amount"]["minor"] for one in mine} == {
+        currency: minor
+        for (code, currency), minor in due.items()
+        if code == PUBLISHER and minor > 0
+    }
     assert due[PUBLISHER, "EUR"] >= 2 * COMMISSION_MINOR
 
     manager.idle()
     audited = house.audit()
     assert audited.returncode == 0, audited.stdout
-    assert len(audited.stdout.splitlines()) == 7
+    assert len(audited.stdout.splitlines()) == 8

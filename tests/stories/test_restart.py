@@ -138,5 +138,6 @@ def test_killed_processes_are_replaced_and_work_goes_on(
     api.close()
     shop.check()
     assert house.said.count('"child_died"') == 3
-    assert len(house.processes()) == 4  # the supervisor and one for each role
+    # The supervisor, one for each role, and the writer of the web's journal.
+    assert len(house.processes()) == 5
     house.stop()

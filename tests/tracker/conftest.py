@@ -5,7 +5,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from sqlalchemy.engine import Engine
@@ -22,9 +22,12 @@ from kernel.settings import Settings
 from kernel.tokens import Tokens
 from network import access, programs, publishers
 from network.models import ApiClient, MembershipStatus, Program, ProgramStatus, Role
+from tests import make
 from tracker import shipper
+from tracker.click_core import is_link
 from tracker.geo import GeoResolver
 from tracker.http import ENDPOINTS, ROUTES, ClickApp
+from tracker.models import Click
 from tracker.node import TrackerNode, open_node
 
 BROWSER = (
@@ -188,6 +191,8 @@ class Tracker:
         return self.http.portal.call(function, *arguments)
 
     def rows(self, model: type[_M]) -> list[_M]:
+        if issubclass(model, Click):
+            return cast("list[_M]", make.clicks(self.engine))
         with reading(self.engine) as session:
             return list(session.exec(select(model)))
 
@@ -245,7 +250,7 @@ def _application(
     )
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/c/"):
+        if scope["type"] == "http" and is_link(scope["path"]):
             await clicks[-1](scope, receive, send)
         else:
             await app(scope, receive, send)

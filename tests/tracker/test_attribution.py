@@ -14,13 +14,16 @@ from kernel.errors import NotFound
 from kernel.keys import Keys
 from network import programs, publishers
 from network.models import MembershipStatus
-from tracker import attribution, conversions, orders
+from tests import make
+from tracker import attribution, orders, recording
 from tracker.click_ids import FLAG_NOT_BILLABLE, ClickIdSigner
+from tracker.customers import CustomerKeys
 from tracker.events import Order, OrderReported
 from tracker.models import Attribution, Click
 from tracker.node import click_id_signer
 
 NOW = clock.now()
+CUSTOMERS = CustomerKeys(b"k" * 32)
 
 
 @pytest.fixture
@@ -51,14 +54,14 @@ def report(session: Session, world: Any, click_id: str | None, at: datetime = NO
         imported=False,
         order=order,
     )
-    conversions.record(session, [event], now=NOW)
+    recording.record(session, [event], now=NOW)
     return "cnv_1"
 
 
 def decide(engine: Engine, world: Any, signer: ClickIdSigner, click_id: str | None) -> Attribution:
     with unit_of_work(engine) as session:
         conversion_id = report(session, world, click_id)
-        return attribution.attribute(session, conversion_id, signer=signer, now=NOW)
+        return attribution.attribute(session, conversion_id, signer=signer, keys=CUSTOMERS, now=NOW)
 
 
 def mint(signer: ClickIdSigner, world: Any, **changes: Any) -> str:
@@ -78,7 +81,7 @@ def test_a_genuine_click_id_is_enough_without_its_row(engine: Any, world: Any, s
     assert (found.source, found.reason, found.decided_at) == ("click", "last_click", NOW)
     later = NOW + timedelta(days=1)
     with unit_of_work(engine) as session:
-        again = attribution.attribute(session, "cnv_1", signer=signer, now=later)
+        again = attribution.attribute(session, "cnv_1", signer=signer, keys=CUSTOMERS, now=later)
         assert again.decided_at == NOW
         assert len(session.exec(select(Attribution)).all()) == 1
 
@@ -116,16 +119,17 @@ def test_the_row_of_a_click_can_say_that_it_may_not_earn(
 ) -> None:
     click_id = mint(signer, world)
     with unit_of_work(engine) as session:
-        session.add(
+        make.keep_click(
+            session,
             Click(
                 id=click_id,
-                at=NOW,
+                at=signer.read(click_id).at,
                 program_id=world.shop_id,
                 publisher_id=world.blog_id,
                 unbillable_reason="prefetch",
                 sub_ids={},
                 parameters={},
-            )
+            ),
         )
     assert decide(engine, world, signer, click_id).reason == "prefetch"
 
@@ -145,4 +149,4 @@ def test_a_suspended_publisher_earns_nothing_new(engine: Any, world: Any, signer
 
 def test_an_unknown_conversion_is_not_found(engine: Any, signer: Any) -> None:
     with unit_of_work(engine) as session, pytest.raises(NotFound):
-        attribution.attribute(session, "cnv_none", signer=signer, now=NOW)
+        attribution.attribute(session, "cnv_none", signer=signer, keys=CUSTOMERS, now=NOW)

@@ -11,9 +11,9 @@ from sqlalchemy.engine import Engine
 from kernel.database import unit_of_work
 from network import programs
 from network.models import ProgramStatus
+from tracker.click_core import client_address, is_prefetch
 from tracker.click_ids import FLAG_NOT_BILLABLE
 from tracker.clicks import NOTE_PARAMETER, PARAMETERS_MAX
-from tracker.http_clicks import client_address, is_prefetch
 from tracker.journal_reader import read_batch
 from tracker.models import Click, IntakeRefusal
 
@@ -259,9 +259,8 @@ PROXY = "10.0.0.1"
 )
 def test_client_address(peer: str, forwarded: str, expected: str) -> None:
     headers = {"x-forwarded-for": forwarded} if forwarded else {}
-    scope = {"client": (peer, 1)}
-    assert client_address(scope, headers, frozenset({PROXY})) == expected
-    assert client_address({"client": None}, headers, frozenset({PROXY})) == ""
+    assert client_address(peer, headers, frozenset({PROXY})) == expected
+    assert client_address("", headers, frozenset({PROXY})) == ""
 
 
 def test_forwarding_headers_of_strangers_are_not_believed(tracker: Any) -> None:

@@ -20,6 +20,7 @@ from tracker.journal import (
     JournalLocked,
     JournalUnavailable,
     RecordTooLarge,
+    _OwnHand,
     open_journal,
 )
 from tracker.journal_reader import (
@@ -36,6 +37,7 @@ from tracker.journal_reader import (
     segment_numbers,
     segment_path,
 )
+from tracker.journal_segments import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 KILL_ROUNDS = 6
@@ -47,7 +49,8 @@ from tracker.journal import open_journal
 
 async def main(directory, number):
     journal = open_journal(
-        directory, segment_bytes_max=20_000, journal_bytes_max=2**30, record_bytes_max=1000
+        directory, segment_bytes_max=20_000, journal_bytes_max=2**30, record_bytes_max=1000,
+        with_process=len(sys.argv) > 3,
     )
     async def client():
         nonlocal number
@@ -94,14 +97,19 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-def opened(directory: Path, **limits: int) -> Journal:
+def opened(directory: Path, *, with_process: bool = False, **limits: int) -> Journal:
     defaults = {"segment_bytes_max": 2**16, "journal_bytes_max": 2**24, "record_bytes_max": 2**12}
-    return open_journal(directory, **(defaults | limits))
+    return open_journal(directory, with_process=with_process, **(defaults | limits))
+
+
+@pytest.fixture(params=[False, True], ids=["own hand", "process"])
+def with_process(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @contextmanager
-def writing(directory: Path, **limits: int) -> Iterator[Journal]:
-    journal = opened(directory, **limits)
+def writing(directory: Path, *, with_process: bool = False, **limits: int) -> Iterator[Journal]:
+    journal = opened(directory, with_process=with_process, **limits)
     try:
         yield journal
     finally:
@@ -109,7 +117,7 @@ def writing(directory: Path, **limits: int) -> Iterator[Journal]:
 
 
 def write(directory: Path, *payloads: bytes, **limits: int) -> list[Position]:
-    with writing(directory, **limits) as journal:
+    with writing(directory, with_process=False, **limits) as journal:
         return journal.sync_append_many(payloads)
 
 
@@ -145,6 +153,17 @@ def wait_until_ready(journal: Journal) -> None:
     while journal.stats().state != "ready" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert journal.stats().state == "ready"
+
+
+def wait_until_free(directory: Path) -> None:
+    """A writer process sees the end of its line a moment after its server is killed."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(JournalLocked):
+            os.close(lock(directory))
+            return
+        time.sleep(0.01)
+    raise AssertionError("the lock is still held")
 
 
 def python(script: str, *arguments: object) -> "subprocess.Popen[bytes]":
@@ -205,14 +224,14 @@ def test_any_payloads_come_back_for_any_sizes(
 
 def test_one_tick_shares_one_sync_and_the_rest_share_the_next(tmp_path: Path) -> None:
     async def scenario() -> None:
-        journal = opened(tmp_path)
+        journal = opened(tmp_path, with_process=True)
         positions = await asyncio.gather(*(journal.append(b"%d" % n) for n in range(100)))
         assert positions == sorted(positions)
         stats = journal.stats()
         assert (stats.records, stats.batches, stats.backlog) == (100, 1, 0)
         assert stats.bytes_written == 10 * (FRAME_BYTES + 1) + 90 * (FRAME_BYTES + 2)
         first = journal.submit([b"first"])
-        await asyncio.sleep(0)  # the writer thread has it now
+        await asyncio.sleep(0)  # the writer has it now
         rest = [journal.submit([b"rest"]) for _ in range(50)]
         assert journal.stats().backlog == 51
         await asyncio.gather(first, *rest)
@@ -224,9 +243,12 @@ def test_one_tick_shares_one_sync_and_the_rest_share_the_next(tmp_path: Path) ->
     assert len(payloads(tmp_path)) == 151
 
 
-def test_a_cancelled_append_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_cancelled_append_leaves_the_others_alone(
+    tmp_path: Path,
+    with_process: bool,  # noqa: FBT001 - a fixture
+) -> None:
     async def scenario() -> list[Position]:
-        journal = opened(tmp_path)
+        journal = opened(tmp_path, with_process=with_process)
         cancelled = asyncio.ensure_future(journal.append(b"gone away"))
         others = [asyncio.ensure_future(journal.append(b"stays")) for _ in range(3)]
         await asyncio.sleep(0)
@@ -241,9 +263,12 @@ def test_a_cancelled_append_leaves_the_others_alone(tmp_path: Path) -> None:
     assert [records[position] for position in positions] == [b"stays"] * 3
 
 
-def test_close_waits_for_pending_appends_and_refuses_later_ones(tmp_path: Path) -> None:
+def test_close_waits_for_pending_appends_and_refuses_later_ones(
+    tmp_path: Path,
+    with_process: bool,  # noqa: FBT001 - a fixture
+) -> None:
     async def scenario() -> None:
-        journal = opened(tmp_path)
+        journal = opened(tmp_path, with_process=with_process)
         pending = [journal.submit([b"%d" % number]) for number in range(20)]
         await journal.close()
         assert all(future.done() and future.exception() is None for future in pending)
@@ -257,8 +282,11 @@ def test_close_waits_for_pending_appends_and_refuses_later_ones(tmp_path: Path) 
     assert payloads(tmp_path) == [b"%d" % number for number in range(20)]
 
 
-def test_one_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
-    with writing(tmp_path) as journal:
+def test_one_journal_serves_one_loop_after_another(
+    tmp_path: Path,
+    with_process: bool,  # noqa: FBT001 - a fixture
+) -> None:
+    with writing(tmp_path, with_process=with_process) as journal:
         asyncio.run(journal.append(b"one"))
         asyncio.run(journal.append(b"two"))
     assert payloads(tmp_path) == [b"one", b"two"]
@@ -333,14 +361,15 @@ def test_no_new_id_is_invented_beside_segments_that_have_lost_theirs(tmp_path: P
 # ---- killed writers
 
 
-def test_no_acknowledged_record_is_lost_to_kill_9(tmp_path: Path) -> None:
+def test_no_acknowledged_record_is_lost_to_kill_9(tmp_path: Path, with_process: bool) -> None:  # noqa: FBT001 - a fixture
     """Rounds of kill -9 at random moments; every acknowledged record is there once, in place."""
     seeded = random.Random(20260304)  # noqa: S311 - moments to kill at, repeatable
     acknowledged: dict[int, Position] = {}
     watched: list[tuple[Position, bytes]] = []
     position: Position | None = None
     for round_number in range(KILL_ROUNDS):
-        process = python(WRITER, tmp_path, round_number * 1_000_000)
+        arguments = ["with process"] if with_process else []
+        process = python(WRITER, tmp_path, round_number * 1_000_000, *arguments)
         assert process.stdout is not None
         first = process.stdout.readline()
         until = time.monotonic() + seeded.uniform(0.0, 0.4)
@@ -352,6 +381,7 @@ def test_no_acknowledged_record_is_lost_to_kill_9(tmp_path: Path) -> None:
             position = batch.next_position
         process.kill()
         output = first + process.communicate()[0]
+        wait_until_free(tmp_path)
         for line in output.splitlines(keepends=True):
             if line.endswith(b"\n"):
                 number, segment, offset = map(int, line.split())
@@ -421,9 +451,9 @@ def test_a_failed_sync_is_never_tried_again_on_the_same_file(tmp_path: Path) -> 
     async def scenario() -> None:
         journal = opened(tmp_path)
         await journal.append(b"good")
-        assert journal._segments.file is not None
+        assert isinstance(journal._writer, _OwnHand)
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, journal._segments.file)
+        os.dup2(null, journal._writer.segments._file or -1)
         os.close(null)
         waiting = [journal.submit([b"lost %d" % number]) for number in range(3)]
         results = await asyncio.gather(*waiting, return_exceptions=True)
@@ -451,9 +481,9 @@ def test_a_segment_that_failed_while_empty_is_replaced(tmp_path: Path) -> None:
     """A disk that stays full must not leave a trail of segments, nor break their chain."""
     write(tmp_path, b"one")
     with writing(tmp_path) as journal:
-        assert journal._segments.file is not None
+        assert isinstance(journal._writer, _OwnHand)
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, journal._segments.file)
+        os.dup2(null, journal._writer.segments._file or -1)
         os.close(null)
         with pytest.raises(JournalUnavailable):
             journal.sync_append_many([b"lost"])

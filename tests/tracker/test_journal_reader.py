@@ -28,7 +28,7 @@ from tracker.journal_reader import (
 
 def opened(directory: Path, **limits: int) -> Journal:
     defaults = {"segment_bytes_max": 2**16, "journal_bytes_max": 2**24, "record_bytes_max": 2**12}
-    return open_journal(directory, **(defaults | limits))
+    return open_journal(directory, with_process=False, **(defaults | limits))
 
 
 @contextmanager
@@ -83,12 +83,9 @@ def test_a_record_over_bytes_max_is_still_read(tmp_path: Path) -> None:
     assert sizes == [[1], [3000], [1]]
 
 
-def test_positions_are_ordered_and_serialisable() -> None:
+def test_positions_are_ordered() -> None:
     assert Position(1, 900) < Position(2, 44) < Position(2, 45)
-    assert Position.parse(str(Position(12, 345))) == Position(12, 345)
-    for text in ("", "1", "1:", ":1", "1:-2", "a:b", "1:2:3", "\u0661:2"):
-        with pytest.raises(ValueError, match="not a journal position"):
-            Position.parse(text)
+    assert str(Position(12, 345)) == "12:345"
 
 
 def test_a_reader_sees_nothing_that_is_not_synced(tmp_path: Path) -> None:

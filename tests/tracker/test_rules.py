@@ -1,49 +1,10 @@
-"""Last click, and what refunds leave."""
-
-from datetime import UTC, datetime, timedelta
-from typing import Any
+"""What refunds leave."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.rules import Candidate, Refund, attribute, remaining_by_line
-
-ORDER_AT = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
-
-
-def click(name: str, before: timedelta, **facts: Any) -> Candidate:
-    return Candidate(click_id=name, publisher_id=f"pub-{name}", at=ORDER_AT - before, **facts)
-
-
-@pytest.mark.parametrize(
-    ("candidates", "winner", "reason"),
-    [
-        ([], None, "no_click_id"),
-        ([click("a", timedelta(days=14)), click("b", timedelta(days=7))], "b", "last_click"),
-        ([click("a", timedelta(hours=720))], "a", "last_click"),
-        ([click("a", timedelta(hours=720, milliseconds=1))], None, "outside_window"),
-        ([click("a", timedelta(seconds=-60))], "a", "last_click"),
-        ([click("a", timedelta(seconds=-60, milliseconds=-1))], None, "click_after_order"),
-        ([click("a", timedelta(1), unbillable_reason="prefetch")], None, "prefetch"),
-        ([click("a", timedelta(1), is_member=False)], None, "not_a_member"),
-        (
-            [click("a", timedelta(2)), click("b", timedelta(1), unbillable_reason="paused")],
-            "a",
-            "last_click",
-        ),
-        (
-            [click("a", timedelta(50)), click("b", timedelta(40), is_member=False)],
-            None,
-            "not_a_member",
-        ),
-        ([click("a", timedelta(1)), click("b", timedelta(1))], "b", "last_click"),
-    ],
-)
-def test_last_click(candidates: list[Candidate], winner: str | None, reason: str) -> None:
-    for ordered in (candidates, candidates[::-1]):
-        found, why = attribute(ordered, occurred_at=ORDER_AT, window_hours=720)
-        assert (found.click_id if found else None, why) == (winner, reason)
+from tracker.rules import Refund, remaining_by_line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Servers, hooks and clients of `benchmarks/click_path.py`."""
