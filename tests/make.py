@@ -5,11 +5,12 @@ test that needs two of a kind calls twice.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, SQLModel, select
 
@@ -23,7 +24,7 @@ from network.models import (
     Program,
     Publisher,
 )
-from tracker import click_days, day_files, day_partitions
+from tracker import click_days, day_files, day_partitions, rollup_clicks
 from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import (
     Attribution,
@@ -143,6 +144,30 @@ def clicks(engine: Engine) -> list[Click]:
                 if of_day is not None:
                     found |= {one.id: one for one in of_day.exec(select(Click))}
     return list(found.values())
+
+
+def count_clicks(
+    session: Session, rows: Sequence[Mapping[str, Any]], *, values_max: int = 1_000
+) -> None:
+    """Count clicks in the roll-ups; the rows have what clicks have by these names."""
+    rollup_clicks.add(session, counted(session, rows), values_max=values_max)
+
+
+def counted(session: Session, rows: Sequence[Mapping[str, Any]]) -> rollup_clicks.Clicks:
+    """What the roll-ups count of clicks that are given by name."""
+    programs = dict(session.exec(select(Program.id, Program.number)).all())
+    publishers = dict(session.exec(select(Publisher.id, Publisher.number)).all())
+    return rollup_clicks.Clicks(
+        times=[row["at"] for row in rows],
+        programs=[programs[row["program_id"]] for row in rows],
+        publishers=[publishers[row["publisher_id"]] for row in rows],
+        reasons=[row["unbillable_reason"] for row in rows],
+        sub_ids=[msgspec.json.encode(row.get("sub_ids", {})).decode() for row in rows],
+        visitor_keys=[row["visitor_key"] for row in rows],
+        user_agents=[row["user_agent"] for row in rows],
+        countries=[row.get("country") for row in rows],
+        links=[row.get("link", "") for row in rows],
+    )
 
 
 def click(session: Session, of: Program, who: Publisher, **facts: Any) -> Click:

@@ -7,9 +7,8 @@ decoding and looking up countries happen before the transaction, so that SQLite'
 kept waiting for them.
 """
 
-import base64
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -37,20 +36,19 @@ from tracker import (
     journal_reader,
     link_checks,
     recording,
-    rollups,
+    refusals,
+    rollup_clicks,
 )
 from tracker.click_rows import Builder
 from tracker.click_store import Memory, Store, Stored
 from tracker.events import ClickSeen
 from tracker.geo import GeoResolver
-from tracker.journal_reader import Batch, Damage, Position, Record
+from tracker.journal_reader import Batch, Position, Record
 from tracker.models import ClickDay, JournalPosition
-from tracker.refusals import refuse
 from tracker.visitors import CARRY, Salts
 
 _log = log.get(__name__)
 BATCH_BYTES_MAX: Final = 4 * 2**20
-_PAYLOAD_BYTES_KEPT: Final = 4096
 # What a record can be refused for, as opposed to a database that is away or not set up.
 _RECORD_ERRORS: Final = (
     sa.exc.IntegrityError,
@@ -117,6 +115,8 @@ class _Known:
     builder: Builder
     programs: dict[int, str]
     publishers: dict[int, str]
+    program_numbers: dict[str, int] = field(default_factory=dict)
+    publisher_numbers: dict[str, int] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
 
     @classmethod
@@ -132,6 +132,28 @@ class _Known:
             sub_id_chars_max=run.settings.sub_id_chars_max,
         )
         return cls(builder, programs, publishers)
+
+    def learn(self, session: Session, seen: Sequence[tuple[ClickSeen, int]]) -> None:
+        """Ask for the programs and publishers that are new; a number never gets another id."""
+        for model, ids, numbers, seen_numbers in (
+            (
+                Program,
+                self.programs,
+                self.program_numbers,
+                {click.program_number for click, _ in seen},
+            ),
+            (
+                Publisher,
+                self.publishers,
+                self.publisher_numbers,
+                {click.publisher_number for click, _ in seen},
+            ),
+        ):
+            missing = [number for number in seen_numbers if number not in ids]
+            if missing:
+                query = select(model.number, model.id).where(col(model.number).in_(missing))
+                ids.update(session.exec(query).all())
+                numbers.update((one, number) for number, one in ids.items())
 
     def fits(self, run: "_Run") -> bool:
         return (self.builder.geo, self.builder.salts.salt_days, self.builder.sub_id_chars_max) == (
@@ -333,9 +355,10 @@ def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Co
             stored = replace(store, session=session).add(built)
         # What counts clicks stands beside the position: these are added by this batch and by no
         # other, whatever crashed before.
-        added = [click_rows.as_mapping(one) for one in stored.added]
-        rollups.add_clicks(session, added, values_max=run.settings.rollup_values_max)
-        link_checks.note(session, added, targets_max=run.settings.link_targets_max, now=run.now)
+        columns = click_rows.counted(stored.added, known.program_numbers, known.publisher_numbers)
+        rollup_clicks.add(session, columns, values_max=run.settings.rollup_values_max)
+        landings = click_rows.landings(stored.added)
+        link_checks.note(session, landings, targets_max=run.settings.link_targets_max, now=run.now)
         click_days.added(session, stored.counts, places)
         run.step("clicks")
         ordered = recording.record(session, content.ordered, now=run.now)
@@ -375,8 +398,7 @@ def _build(
     # The folder of the geo files is looked at once a batch.
     run.geo.lookup("", now_s=time.monotonic())
     with reading(run.engine) as session:
-        _number(session, Program, known.programs, {click.program_number for click, _ in seen})
-        _number(session, Publisher, known.publishers, {click.publisher_number for click, _ in seen})
+        known.learn(session, seen)
     days = click_rows.days_of(seen)
     known.builder.salts.prepare(run.engine, days)
     built = known.builder.build(seen)
@@ -389,30 +411,17 @@ def _days_before(day: date, window: timedelta) -> list[date]:
     return [day - timedelta(days=number + 1) for number in range(-(-window // timedelta(days=1)))]
 
 
-def _number(
-    session: Session,
-    model: type[Program | Publisher],
-    known: dict[int, str],
-    numbers: Collection[int],
-) -> None:
-    """Learn the ids of these numbers; a number never gets another id."""
-    missing = [number for number in numbers if number not in known]
-    if missing:
-        query = select(model.number, model.id).where(col(model.number).in_(missing))
-        known.update(session.exec(query).all())
-
-
 def _refuse_all(
     session: Session, run: _Run, batch: Batch, content: _Content, built: click_rows.Built
 ) -> int:
     """List what cannot be recorded; how many events that are."""
     journal = str(run.identity)
     for record, reason in content.unreadable:
-        _refuse_record(session, journal, record, reason, now=run.now)
+        refusals.refuse_record(session, journal, record, reason, now=run.now)
     for damage in batch.damage:
-        _refuse_damage(session, journal, damage, now=run.now)
+        refusals.refuse_damage(session, journal, damage, now=run.now)
     for click in built.refused:
-        _refuse_click(session, click, now=run.now)
+        refusals.refuse_click(session, click, now=run.now)
     return len(content.unreadable) + len(built.refused)
 
 
@@ -445,56 +454,3 @@ def _move(row: JournalPosition, batch: Batch, shipped: Shipped, *, now: datetime
     row.conversions += shipped.conversions
     row.damaged += shipped.damaged
     row.updated_at = now
-
-
-def _refuse_record(
-    session: Session, journal: str, record: Record, reason: str, *, now: datetime
-) -> None:
-    _log.error("journal_record_refused", journal=journal, position=str(record.position))
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="record_unreadable",
-        detail=reason[:500],
-        payload={
-            "journal": journal,
-            "position": str(record.position),
-            "base64": base64.b64encode(record.payload[:_PAYLOAD_BYTES_KEPT]).decode(),
-            "bytes": len(record.payload),
-        },
-        now=now,
-    )
-
-
-def _refuse_damage(session: Session, journal: str, damage: Damage, *, now: datetime) -> None:
-    _log.error("journal_damaged", journal=journal, position=str(damage.position))
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="journal_damaged",
-        detail=damage.reason,
-        payload={
-            "journal": journal,
-            "position": str(damage.position),
-            "bytes": damage.length_bytes,
-        },
-        now=now,
-    )
-
-
-def _refuse_click(session: Session, seen: ClickSeen, *, now: datetime) -> None:
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="unknown_link",
-        detail="the program or the publisher of this click is not in the database",
-        payload={
-            "click_id": seen.id,
-            "program_number": seen.program_number,
-            "publisher_number": seen.publisher_number,
-        },
-        now=now,
-    )

@@ -8,8 +8,9 @@ from sqlalchemy.engine import Engine
 
 from kernel import clock
 from kernel.database import unit_of_work
+from tests import make
 from tests.console.world import HOSTILE, Browser, World
-from tracker import rollup_orders, rollups
+from tracker import rollup_orders
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def counted(world: World) -> World:
             for number in range(10)
         ]
         other = {"program_id": world.other_program.id, "publisher_id": world.other_publisher.id}
-        rollups.add_clicks(session, [*rows, rows[0] | other], values_max=10)
+        make.count_clicks(session, [*rows, rows[0] | other], values_max=10)
         orders = (world.pending, world.held, world.unattributed, world.other)
         rollup_orders.refresh(session, [one.id for one in orders])
     return world
@@ -115,7 +116,7 @@ def test_the_csv_is_the_page_s_report(browser: Browser, counted: World) -> None:
 
 def test_formulas_in_sub_ids_stay_texts(browser: Browser, counted: World) -> None:
     with unit_of_work(counted.engine) as session:
-        rollups.add_clicks(
+        make.count_clicks(
             session,
             [
                 {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kernel.database import unit_of_work
+from tests import make
 from tests.partner_api.world import Api, World
-from tracker import rollups
 
 PATH = "/v1/reports/performance"
 
@@ -30,7 +30,7 @@ def counted(api: Api, world: World) -> World:
                 }
                 for row in range(count)
             ]
-            rollups.add_clicks(session, rows, values_max=100)
+            make.count_clicks(session, rows, values_max=100)
     return world
 
 

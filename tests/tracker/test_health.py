@@ -13,7 +13,7 @@ from kernel.settings import Settings
 from network.access import Actor
 from network.models import Program, Publisher, Role
 from tests import make
-from tracker import health, rollup_orders, rollups
+from tracker import health, rollup_orders
 from tracker.health import Finding
 from tracker.models import IntakeRefusal
 from tracker.rollup_checks import day_number
@@ -47,7 +47,7 @@ class Network:
             "sub_ids": {},
         }
         rows = [row | {"visitor_key": f"v{n}" if n < visitors else ""} for n in range(count)]
-        rollups.add_clicks(session, rows, values_max=10)
+        make.count_clicks(session, rows, values_max=10)
 
     def order(self, session: Session, at: datetime, *, who: bool = True, **facts: Any) -> None:
         made = make.conversion(

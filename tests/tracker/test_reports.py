@@ -15,7 +15,7 @@ from kernel.errors import Forbidden, InvalidInput
 from network.access import Actor
 from network.models import Program, Publisher, Role
 from tests import make
-from tracker import reports, rollup_orders, rollups
+from tracker import reports, rollup_orders
 from tracker.reports import Line, Question
 
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605 Mobile/15E148"
@@ -31,7 +31,7 @@ class Network:
         self.programs = [make.program(session), make.program(session, currency="USD")]
         self.publishers = [make.publisher(session) for _ in range(3)]
         self.clicks = [self._click(number) for number in range(600)]
-        rollups.add_clicks(session, self.clicks, values_max=1000)
+        make.count_clicks(session, self.clicks, values_max=1000)
         self.orders = [self._order(session) for _ in range(40)]
 
     def _click(self, number: int) -> dict[str, Any]:

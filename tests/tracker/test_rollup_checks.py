@@ -24,7 +24,7 @@ class Facts:
             self.who: Publisher = make.publisher(session, member_of=self.program)
             rows = [self._click(session, number) for number in range(60)]
             for start in (0, 25, 50):
-                rollups.add_clicks(session, rows[start : start + 25], values_max=3)
+                make.count_clicks(session, rows[start : start + 25], values_max=3)
             order = make.conversion(
                 session, self.program, self.who, occurred_at=TODAY + timedelta(hours=3)
             )
@@ -120,7 +120,7 @@ def test_clicks_recorded_while_a_day_is_mended_are_kept(facts: Facts) -> None:
         missing = rollup_checks.differences(session, _day(), values_max=3)
         with unit_of_work(facts.engine) as writing:
             late = make.click(writing, facts.program, facts.who, at=TODAY, user_agent="")
-            rollups.add_clicks(writing, [late.model_dump()], values_max=3)
+            make.count_clicks(writing, [late.model_dump()], values_max=3)
     with unit_of_work(facts.engine) as session:
         rollups.store(session, missing, values_max=3)
 

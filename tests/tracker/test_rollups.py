@@ -60,7 +60,7 @@ def test_a_click_counts_in_its_hour_its_day_and_under_what_it_carries(
     network: Any, click: Any, now: datetime
 ) -> None:
     session, program, one, _ = network
-    rollups.add_clicks(
+    make.count_clicks(
         session,
         [
             click(sub_ids={"s1": "blue", "s6": "kept elsewhere"}, link="abc"),
@@ -85,7 +85,7 @@ def test_a_click_counts_in_its_hour_its_day_and_under_what_it_carries(
 
 def test_what_may_not_earn_is_counted_apart_with_its_reason(network: Any, click: Any) -> None:
     session, _, one, _ = network
-    rollups.add_clicks(
+    make.count_clicks(
         session,
         [
             click(unbillable_reason="head"),
@@ -111,8 +111,8 @@ def test_a_visitor_is_unique_once_a_day_for_each_publisher_across_batches(
     network: Any, click: Any, now: datetime
 ) -> None:
     session, _, one, two = network
-    rollups.add_clicks(session, [click(), click(at=now + timedelta(hours=2))], values_max=10)
-    rollups.add_clicks(
+    make.count_clicks(session, [click(), click(at=now + timedelta(hours=2))], values_max=10)
+    make.count_clicks(
         session,
         [
             click(at=now + timedelta(hours=3), country="FR"),
@@ -140,8 +140,8 @@ def test_a_visitor_is_unique_once_a_day_for_each_publisher_across_batches(
 def test_values_past_the_limit_share_a_row_and_none_is_dropped(network: Any, click: Any) -> None:
     session, _, one, two = network
     for batch in (["a", "b"], ["a", "c", "d"], ["d", "b", "e"]):
-        rollups.add_clicks(session, [click(sub_ids={"s1": value}) for value in batch], values_max=3)
-    rollups.add_clicks(
+        make.count_clicks(session, [click(sub_ids={"s1": value}) for value in batch], values_max=3)
+    make.count_clicks(
         session, [click(publisher_id=two.id, sub_ids={"s1": "d", "s2": "d"})], values_max=3
     )
 
@@ -158,7 +158,7 @@ def test_values_past_the_limit_share_a_row_and_none_is_dropped(network: Any, cli
 
 def test_impressions_stand_beside_clicks(network: Any, click: Any) -> None:
     session, _, one, _ = network
-    rollups.add_clicks(session, [click()], values_max=10)
+    make.count_clicks(session, [click()], values_max=10)
     rollups.add_impressions(
         session,
         [click(count=250, sub_ids={"s1": "top"}), click(country="FR", user_agent=LAPTOP)],
