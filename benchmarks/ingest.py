@@ -45,7 +45,7 @@ from tracker.geo import GeoResolver
 from tracker.models import Click
 from tracker.node import click_id_signer
 
-CLICKS, ROUNDS, BATCH, OBJECTS = 100_000, 3, 5_000, 10_000
+CLICKS, ROUNDS, BATCH, OBJECTS = 100_000, 3, 10_000, 10_000
 FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC)
 POSTGRES_URL = os.environ.get(
     "TALLYSTICK_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -277,7 +277,7 @@ def batches(rows: list[Any]) -> Iterator[list[Any]]:
 def measure(name: str, bench: Bench, rounds: int) -> Iterator[str]:
     # As the shipper's process does, see server.children.
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(1_000_000, 50, 100)
     shipped: list[Timed] = []
     bare: list[Timed] = []
     for number in range(rounds + 1):

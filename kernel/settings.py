@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         2**20, ge=2**12, description="One journal record; a larger event is refused."
     )
     ship_batch_records_max: int = Field(
-        5_000, ge=1, description="Events moved into the database at a time."
+        10_000, ge=1, description="Events moved into the database at a time."
     )
     ship_batch_orders_max: int = Field(
         500, ge=1, description="Orders and changes of orders among them, in one transaction."

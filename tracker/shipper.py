@@ -9,7 +9,6 @@ kept waiting for them.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -31,7 +30,6 @@ from tracker import (
     changes,
     click_days,
     click_rows,
-    events,
     impressions,
     journal_reader,
     link_checks,
@@ -39,16 +37,16 @@ from tracker import (
     refusals,
     rollup_clicks,
 )
+from tracker.batches import Content, Source, take
 from tracker.click_rows import Builder
 from tracker.click_store import Memory, Store, Stored
 from tracker.events import ClickSeen
 from tracker.geo import GeoResolver
-from tracker.journal_reader import Batch, Position, Record
+from tracker.journal_reader import Batch, Position
 from tracker.models import ClickDay, JournalPosition
 from tracker.visitors import CARRY, Salts
 
 _log = log.get(__name__)
-BATCH_BYTES_MAX: Final = 4 * 2**20
 # What a record can be refused for, as opposed to a database that is away or not set up.
 _RECORD_ERRORS: Final = (
     sa.exc.IntegrityError,
@@ -83,29 +81,6 @@ class Shipped:
     def __bool__(self) -> bool:
         """Whether there may be more: False when the journal held nothing new."""
         return self.records > 0
-
-
-@dataclass(slots=True)
-class _Content:
-    """The events of a batch by kind, each kind in the order of the journal."""
-
-    seen: list[tuple[ClickSeen, int]] = field(default_factory=list)
-    ordered: list[events.OrderReported] = field(default_factory=list)
-    changed: list[events.ChangeReported] = field(default_factory=list)
-    shown: list[impressions.Located] = field(default_factory=list)
-    arrived: list[events.ArrivalsSeen] = field(default_factory=list)
-    unreadable: list[tuple[Record, str]] = field(default_factory=list)
-
-    def add(
-        self, event: events.OrderReported | events.ChangeReported | events.ArrivalsSeen
-    ) -> None:
-        """What was said of an order."""
-        if isinstance(event, events.OrderReported):
-            self.ordered.append(event)
-        elif isinstance(event, events.ChangeReported):
-            self.changed.append(event)
-        else:
-            self.arrived.append(event)
 
 
 @dataclass(slots=True)
@@ -188,6 +163,16 @@ class _Run:
     now: datetime
     step: Step
 
+    def source(self) -> Source:
+        """The journal."""
+        return Source(
+            self.directory,
+            self.identity,
+            self.geo,
+            self.settings.ship_batch_records_max,
+            self.settings.ship_batch_orders_max,
+        )
+
 
 def ship_once(
     engine: Engine,
@@ -208,36 +193,43 @@ def ship_once(
     if identity is None:
         return Shipped()
     run = _Run(engine, directory, identity, keys, geo, settings, now, step)
-    with reading(engine) as session:
-        position = _position(session, str(identity))
-    records_max, tries = settings.ship_batch_records_max, 0
+    known = _known.pop(engine, None)
+    if known is None or not known.fits(run):
+        known = _Known.of(run)
+    shipped = _ship(run, known)
+    _known[engine] = known
+    return shipped
+
+
+def _ship(run: _Run, known: _Known) -> Shipped:
+    with reading(run.engine) as session:
+        position = _position(session, str(run.identity))
+    source, tries = run.source(), 0
     while True:
-        batch = journal_reader.read_batch(
-            directory, position, records_max=records_max, bytes_max=BATCH_BYTES_MAX
-        )
+        last_try = source.records_max == 1 and tries == _TRIES_BEFORE_REFUSAL
+        refusal = "the database refuses this record" if last_try else ""
+        batch, content = take(source, position, refusal=refusal)
         if batch.next_position is None or (not batch.records and batch.next_position == position):
             return Shipped(damaged=len(batch.damage))
-        step("read")
-        refusal = ""
-        if records_max == 1 and tries == _TRIES_BEFORE_REFUSAL:
-            refusal = "the database refuses this record"
-        batch, content = _decode(run, batch, refusal=refusal)
-        step("decoded")
+        run.step("read")
         try:
-            shipped = _store(run, position, batch, content)
+            shipped = _store(run, known, position, batch, content)
         except _PositionMoved:
+            known.memory = Memory()
             return Shipped()
         except _RECORD_ERRORS as error:
             if refusal:
                 raise
             # One record spoils its whole transaction: halve the batch until it stands alone.
             _log.warning("batch_refused", records=len(batch.records), error=type(error).__name__)
-            tries = tries + 1 if records_max == 1 else 0
-            records_max = max(1, min(records_max, len(batch.records)) // 2)
+            known.memory = Memory()
+            tries = tries + 1 if source.records_max == 1 else 0
+            fewer = max(1, min(source.records_max, len(batch.records)) // 2)
+            source = replace(source, records_max=fewer)
             continue
-        step("committed")
-        journal_reader.remove_shipped(directory, batch.next_position or Position(0, 0))
-        step("removed")
+        run.step("committed")
+        journal_reader.remove_shipped(run.directory, batch.next_position)
+        run.step("removed")
         return shipped
 
 
@@ -283,62 +275,22 @@ def _position(session: Session, journal: str) -> Position | None:
     return Position(row.segment, row.offset) if row is not None else None
 
 
-def _decode(run: _Run, batch: Batch, *, refusal: str) -> tuple[Batch, _Content]:
-    """The events of a batch, which ends early when it holds too many orders for a transaction."""
-    content = _Content()
-    shown: list[events.ImpressionSeen] = []
-    orders_left = run.settings.ship_batch_orders_max
-    journal = run.identity.int
-    for number, record in enumerate(batch.records):
-        event = _read(record, refusal, content)
-        if event is None:
-            continue
-        if isinstance(event, ClickSeen):
-            place = record.position
-            origin = click_rows.origin_of(journal, place.segment, place.offset)
-            content.seen.append((event, origin))
-        elif isinstance(event, events.ImpressionSeen):
-            shown.append(event)
-        elif orders_left == 0:
-            batch = _first(batch, number)
-            break
-        else:
-            orders_left -= 1
-            content.add(event)
-    content.shown = impressions.locate(shown, geo=run.geo, monotonic_s=time.monotonic())
-    return batch, content
-
-
-def _read(record: Record, refusal: str, content: _Content) -> events.Event | None:
-    try:
-        event = events.decode(record.payload)
-    except events.UnreadableRecord as error:
-        content.unreadable.append((record, str(error)))
-        return None
-    if refusal:
-        content.unreadable.append((record, refusal))
-        return None
-    return event
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    end = batch.records[count].position
-    return Batch(batch.records[:count], end, [one for one in batch.damage if one.position < end])
-
-
-def _store(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+def _store(
+    run: _Run, known: _Known, position: Position | None, batch: Batch, content: Content
+) -> Shipped:
     for _ in range(_RETIRED_MEANWHILE_MAX):
-        # Nothing is counted; what was written to the day that is gone, goes with it.
-        with suppress(click_days.DayRetired):
-            return _store_once(run, position, batch, content)
-    return _store_once(run, position, batch, content)
+        try:
+            return _store_once(run, known, position, batch, content)
+        except click_days.DayRetired:
+            # Nothing is counted; what was written to the day that is gone, goes with it.
+            known.memory = Memory()
+    return _store_once(run, known, position, batch, content)
 
 
-def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+def _store_once(
+    run: _Run, known: _Known, position: Position | None, batch: Batch, content: Content
+) -> Shipped:
     engine = run.engine
-    known = _known.pop(engine, None)
-    if known is None or not known.fits(run):
-        known = _Known.of(run)
     window = timedelta(seconds=run.settings.duplicate_click_seconds)
     places, built = _build(run, known, content.seen, window)
     store = Store(engine, places, known.memory, window)
@@ -385,7 +337,6 @@ def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Co
         session.flush()
         run.step("moved")
     known.memory.commit(stored, window)
-    _known[engine] = known
     return shipped
 
 
@@ -412,7 +363,7 @@ def _days_before(day: date, window: timedelta) -> list[date]:
 
 
 def _refuse_all(
-    session: Session, run: _Run, batch: Batch, content: _Content, built: click_rows.Built
+    session: Session, run: _Run, batch: Batch, content: Content, built: click_rows.Built
 ) -> int:
     """List what cannot be recorded; how many events that are."""
     journal = str(run.identity)

@@ -302,7 +302,7 @@ def test_two_shippers_of_one_journal_ship_once(bench: Any) -> None:
 
     def run() -> None:
         def step(name: str) -> None:
-            if name == "decoded":
+            if name == "read":
                 both_have_read.wait()
 
         shipped.append(bench.ship(step))
@@ -326,11 +326,11 @@ def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench: Any) -> None:
     steps: list[str] = []
     order = bench.order()
     bench.write(bench.click(), order, bench.refund(order, "k", 1))
-    names = ["read", "decoded", "claimed", "clicks", "conversions", "changes", "impressions"]
+    names = ["read", "claimed", "clicks", "conversions", "changes", "impressions"]
     names.append("moved")
     by_file = bench.engine.dialect.name == "sqlite"
     if by_file:
-        names.insert(2, "day files")
+        names.insert(1, "day files")
     for number, stop_at in enumerate(names):
 
         def step(name: str, stop_at: str = stop_at) -> None:
