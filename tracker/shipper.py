@@ -293,6 +293,7 @@ def _store_once(
     engine = run.engine
     window = timedelta(seconds=run.settings.duplicate_click_seconds)
     places, built = _build(run, known, content.seen, window)
+    run.step("built")
     store = Store(engine, places, known.memory, window)
     stored: Stored | None = None
     if engine.dialect.name == "sqlite":
@@ -305,6 +306,7 @@ def _store_once(
         if stored is None:
             click_days.hold(session, places)
             stored = replace(store, session=session).add(built)
+            run.step("rows")
         # What counts clicks stands beside the position: these are added by this batch and by no
         # other, whatever crashed before.
         columns = click_rows.counted(stored.added, known.program_numbers, known.publisher_numbers)

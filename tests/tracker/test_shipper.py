@@ -326,11 +326,13 @@ def test_interrupted_anywhere_nothing_is_lost_or_doubled(bench: Any) -> None:
     steps: list[str] = []
     order = bench.order()
     bench.write(bench.click(), order, bench.refund(order, "k", 1))
-    names = ["read", "claimed", "clicks", "conversions", "changes", "impressions"]
+    names = ["read", "built", "claimed", "clicks", "conversions", "changes", "impressions"]
     names.append("moved")
     by_file = bench.engine.dialect.name == "sqlite"
     if by_file:
-        names.insert(1, "day files")
+        names.insert(2, "day files")
+    else:
+        names.insert(3, "rows")
     for number, stop_at in enumerate(names):
 
         def step(name: str, stop_at: str = stop_at) -> None:
