@@ -5,9 +5,8 @@ into a `ClickRequest`, journal the `payload` of the decision, and send one of it
 give the same answer to the same bytes, and the whole of it can be tested without a server.
 """
 
-import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlencode
@@ -18,20 +17,19 @@ from kernel import clock
 from kernel.errors import InvalidInput
 from kernel.settings import Settings
 from tracker import click_answers
-from tracker.agents import MAX_USER_AGENT_CHARS, is_preview
+from tracker.agents import is_preview
 from tracker.click_answers import REDIRECT, Answer
+from tracker.click_headers import client_address, is_prefetch, without_consent
 from tracker.click_ids import FLAG_NOT_BILLABLE, ClickIdSigner
 from tracker.clicks import (
     NOTE_FOREIGN_URL,
     NOTE_UNSIGNED_URL,
     WITHOUT_CONSENT,
     LinkQuery,
-    Unbillable,
     read_query,
     reason_of_link,
     reason_of_visitor,
 )
-from tracker.consent import tcf_refuses
 from tracker.deep_links import SIGNATURE, DeepLinkSigner
 from tracker.events import ClickSeen, encode
 from tracker.routing import ProgramRoute, PublisherRoute, RoutingTable
@@ -42,32 +40,8 @@ SHORT_PREFIX: Final = "/l/"
 _LINK: Final = PREFIX.encode()
 _PICTURES: Final = (".svg", ".png")
 _METHODS: Final = ("GET", "HEAD")
-_REFERRER_CHARS_MAX: Final = 2048
-_HEADER_CHARS_MAX: Final = 256
 _WAYS_KEPT: Final = 4096
 _KEPT_WAY_BYTES_MAX: Final = 512
-_PREFETCH_HEADERS: Final = frozenset({"sec-purpose", "purpose", "x-purpose", "x-moz"})
-_PREFETCH_WORDS: Final = ("prefetch", "prerender", "preview")
-# With any of these a request is more than a head, or wants more than an answer.
-NOT_PLAIN: Final = (b"content-length", b"transfer-encoding", b"upgrade", b"expect")
-_WANTED: Final = {
-    name: name.decode("ascii")
-    for name in (
-        b"user-agent",
-        b"referer",
-        b"accept-language",
-        b"sec-fetch-dest",
-        b"sec-fetch-mode",
-        b"sec-fetch-user",
-        b"sec-purpose",
-        b"purpose",
-        b"x-purpose",
-        b"x-moz",
-        b"x-forwarded-for",
-        b"sec-gpc",
-        *NOT_PLAIN,
-    )
-}
 _QUERY_AND_FRAGMENT: Final = re.compile(r"[?#].*", re.DOTALL)
 
 
@@ -171,7 +145,8 @@ class ClickCore:
 
     def _redirect(self, request: ClickRequest, way: _Way) -> Decision:
         headers = request.headers
-        agent = headers.get("user-agent", "")[:MAX_USER_AGENT_CHARS]
+        get = headers.get
+        agent = get("user-agent", "")
         reason = (
             reason_of_visitor(
                 without_consent=without_consent(way.query.consent, headers, self._settings),
@@ -202,7 +177,6 @@ class ClickCore:
                 link=way.link,
             )
         else:
-            get = headers.get
             # By place: with so many fields, naming them costs as much as encoding them.
             click = ClickSeen(
                 click_id,
@@ -216,12 +190,12 @@ class ClickCore:
                 False,  # noqa: FBT003 - imported
                 client_address(request.peer, headers, self._settings.proxies),
                 agent,
-                get("referer", "")[:_REFERRER_CHARS_MAX],
-                get("accept-language", "")[:_HEADER_CHARS_MAX],
-                _bounded(get("sec-fetch-dest")),
-                _bounded(get("sec-fetch-mode")),
-                _bounded(get("sec-fetch-user")),
-                _bounded(get("sec-purpose") or get("purpose")),
+                get("referer", ""),
+                get("accept-language", ""),
+                get("sec-fetch-dest"),
+                get("sec-fetch-mode"),
+                get("sec-fetch-user"),
+                get("sec-purpose") or get("purpose"),
                 way.link,
             )
         untracked = way.untracked
@@ -353,73 +327,6 @@ def _said_in_path(path: bytes) -> str:
 
 def _joined(first: str, second: str) -> str:
     return f"{first}&{second}" if first and second else first or second
-
-
-def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers a click is judged by; those that came several times are joined by commas."""
-    found: dict[str, str] = {}
-    for name, value in raw:
-        key = _WANTED.get(name)
-        if key is not None:
-            text = value.decode("latin-1")
-            found[key] = f"{found[key]},{text}" if key in found else text
-    return found
-
-
-def without_consent(
-    consent: Mapping[str, str], headers: Mapping[str, str], settings: Settings
-) -> str:
-    """Why the visitor may not be tracked, by what was said and by the browser; empty: may be."""
-    if consent:
-        if consent.get("cons") == "0":
-            return Unbillable.NO_CONSENT
-        if tcf_refuses(consent, vendor_id=settings.tcf_vendor_id):
-            return Unbillable.NO_CONSENT_TCF
-    if headers.get("sec-gpc") == "1" and settings.honours_global_privacy_control:
-        return Unbillable.GLOBAL_PRIVACY_CONTROL
-    return ""
-
-
-def is_prefetch(headers: Mapping[str, str]) -> bool:
-    """Whether a browser says that it only fetches ahead, for a visit that may never come."""
-    if _PREFETCH_HEADERS.isdisjoint(headers):
-        return False
-    said = " ".join(headers[name] for name in _PREFETCH_HEADERS if name in headers).lower()
-    return any(word in said for word in _PREFETCH_WORDS)
-
-
-def client_address(peer: str, headers: Mapping[str, str], proxies: Collection[str]) -> str:
-    """The visitor's address: the peer, or what the nearest trusted proxies say is behind them.
-
-    `X-Forwarded-For` is read from the right for as long as its speaker is trusted; the first
-    address that is no proxy of ours is the visitor. What is no address ends the reading.
-    """
-    if peer not in proxies or "x-forwarded-for" not in headers:
-        return peer
-    address = peer
-    for hop in reversed(headers["x-forwarded-for"].split(",")):
-        if address not in proxies:
-            break
-        named = _address(hop.strip())
-        if named is None:
-            break
-        address = named
-    return address
-
-
-def _address(hop: str) -> str | None:
-    if hop.startswith("["):
-        hop = hop[1:].partition("]")[0]
-    elif hop.count(":") == 1:
-        hop = hop.partition(":")[0]
-    try:
-        return str(ipaddress.ip_address(hop))
-    except ValueError:
-        return None
-
-
-def _bounded(header: str | None) -> str | None:
-    return header[:_HEADER_CHARS_MAX] if header is not None else None
 
 
 def _refused(status: int, *headers: tuple[bytes, bytes]) -> Decision:

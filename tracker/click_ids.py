@@ -97,6 +97,7 @@ class ClickIdSigner:
             for key_id, key in keys.items()
         }
         self._current = current
+        self._last = (_EPOCH, 0)
 
     def mint(
         self,
@@ -113,9 +114,13 @@ class ClickIdSigner:
         row gets the same id again under the same key. ValueError when a number, the time, a flag or
         the length of `random_bytes` does not fit.
         """
-        time_ms = (at - _EPOCH) // _MILLISECOND
-        if time_ms < 0:
-            raise ValueError("a click id cannot carry a time before 1970")
+        last_at, time_ms = self._last
+        if last_at is not at:
+            # Clicks of one millisecond share the instant that the clock gave them.
+            time_ms = (at - _EPOCH) // _MILLISECOND
+            if time_ms < 0:
+                raise ValueError("a click id cannot carry a time before 1970")
+            self._last = (at, time_ms)
         if not (0 <= program_number <= _U32_MAX and 0 <= publisher_number <= _U32_MAX):
             raise ValueError("program and publisher numbers must fit 32 bits")
         if flags & ~_KNOWN_FLAGS:

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from kernel.errors import TooLarge, Unavailable
 from tracker import metrics
 from tracker.click_answers import Answer
-from tracker.click_core import ClickCore, ClickRequest, Decision, read_headers
+from tracker.click_core import ClickCore, ClickRequest, Decision
+from tracker.click_headers import read_headers
 from tracker.deep_links import DeepLinkSigner
 from tracker.journal_segments import Outcome
 from tracker.node import TrackerNode

@@ -18,15 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tracker.click_answers import Answer, is_whole, lines_of
-from tracker.click_core import (
-    NOT_PLAIN,
-    PREFIX,
-    SHORT_PREFIX,
-    ClickRequest,
-    Decision,
-    is_link,
-    read_headers,
-)
+from tracker.click_core import PREFIX, SHORT_PREFIX, ClickRequest, Decision, is_link
+from tracker.click_headers import NOT_PLAIN, read_headers
 from tracker.http_clicks import Answered
 
 DESK: Final = "click_desk"
@@ -173,9 +166,9 @@ class ClickProtocol(HttpToolsProtocol):
 
     def send_ready(self) -> None:
         """Send every answer that is ready and whose predecessors have left."""
-        waiting = self._waiting
+        waiting, transport = self._waiting, self.transport
         while waiting and (answer := waiting[0].answer) is not None:
-            if self.transport.is_closing():
+            if transport.is_closing():
                 waiting.clear()
                 return
             if self.flow.write_paused:
