@@ -37,7 +37,6 @@ from tracker.targets import around_click, read_destination, to_ascii
 
 PREFIX: Final = "/c/"
 SHORT_PREFIX: Final = "/l/"
-_LINK: Final = PREFIX.encode()
 _PICTURES: Final = (".svg", ".png")
 _METHODS: Final = ("GET", "HEAD")
 _WAYS_KEPT: Final = 4096
@@ -118,8 +117,9 @@ class ClickCore:
         self._deep_links = deep_links
         self._read_query = partial(read_query, sub_id_chars_max=settings.sub_id_chars_max)
         self._table: RoutingTable | None = None
+        self._links = 0
         # A publisher's links are few and their clicks are many. What was found out about a link
-        # holds for as long as the table that said so.
+        # holds for as long as nothing changes in the network.
         self._known_way = lru_cache(_WAYS_KEPT)(self._way)
 
     def decide(self, request: ClickRequest, table: RoutingTable) -> Decision:
@@ -130,13 +130,14 @@ class ClickCore:
             return _refused(405, (b"allow", b"GET, HEAD"))
         if size > self._settings.url_bytes_max:
             return _refused(414)
-        if table is not self._table:
-            self._table = table
+        links = table.links.number
+        if table is not self._table or links != self._links:
+            # The number of the links rises after what it counts: nothing old is kept under it.
+            self._table, self._links = table, links
             self._known_way.cache_clear()
-        # Short links change within a table.
-        is_kept = size <= _KEPT_WAY_BYTES_MAX and path.startswith(_LINK)
         try:
-            way = (self._known_way if is_kept else self._way)(path, query)
+            find = self._known_way if size <= _KEPT_WAY_BYTES_MAX else self._way
+            way = find(path, query)
         except InvalidInput as error:
             return Decision(click_answers.problem(error, _readable(path)), "400")
         if way is None:
