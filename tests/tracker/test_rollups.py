@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -181,3 +182,25 @@ def test_impressions_stand_beside_clicks(network: Any, click: Any) -> None:
 def test_hashes_of_visitors_differ_between_programs_and_publishers() -> None:
     assert len({rollups.visitor_hash(p, q, "v") for p in range(30) for q in range(30)}) == 900
     assert 0 <= rollups.visitor_hash(1, 2, "v") < 2**63
+
+
+def test_a_day_without_statistics_is_not_read_whole_for_each_value(engine: Engine) -> None:
+    """PostgreSQL took the index of the program then: seconds for a batch at the limit of values."""
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite takes the index with the most columns")
+    with unit_of_work(engine) as session:
+        session.execute(
+            sa.text(
+                "INSERT INTO rollup_day SELECT 's1', 20000, 1, one % 40, 'v' || one, '', "
+                "0, 1, 0, 0, 0, 0, 0, 0 FROM generate_series(1, 4000) AS one"
+            )
+        )
+        asked = [["s1", 20000, 1, one % 40, f"v{one}"] for one in (7, 3999, 5000)]
+        given = {"given": json.dumps(asked)}
+        statement = rollups._KNOWN_VALUES["postgresql"]
+        found = session.execute(statement, given).all()
+        plan = session.execute(sa.text(f"EXPLAIN {statement}"), given).scalars().all()
+
+    assert sorted(map(tuple, found)) == [("s1", 20000, 1, 7, "v7"), ("s1", 20000, 1, 39, "v3999")]
+    assert any("using pk_rollup_day" in line for line in plan)
+    assert not any("ix_rollup_day" in line or "Seq Scan" in line for line in plan)
