@@ -87,15 +87,15 @@ def test_what_stands_beside_money_is_of_its_currency(browser: Browser, counted: 
         ("Sales", "450.50 EUR", "0.00 EUR taken back"),
         (
             "Commission",
-            "0.00 EUR",
-            "0.00 EUR for 100 clicks; 10 clicks on programs that pay in EUR",
+            "35.05 EUR",
+            "350.50 EUR for 100 clicks; 10 clicks on programs that pay in EUR",
         ),
     ]
     assert tiles(yen.text) == [
         ("Clicks", "11", "5 unique, 0 filtered · all currencies"),
         ("Conversions JPY", "1", "of 4 in all currencies"),
         ("Sales", "9,800 JPY", "0 JPY taken back"),
-        ("Commission", "0 JPY", "0 JPY for 100 clicks; 1 click on programs that pay in JPY"),
+        ("Commission", "980 JPY", "98,000 JPY for 100 clicks; 1 click on programs that pay in JPY"),
     ]
     assert "they are the same under every currency" in euro.text
     cells = {
