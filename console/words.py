@@ -89,6 +89,9 @@ LABELS: Final[dict[str, str]] = {
     "order": N_("Earlier order"),
     "preferred": N_("Preferred partner"),
     "manual": N_("Assigned by hand"),
+    "initiator": N_("began it"),
+    "contributor": N_("helped"),
+    "converter": N_("completed it"),
     # Coupons: how a code is compared, and what it does.
     "EQUALS": N_("exact"),
     "STARTS_WITH": N_("beginning"),
