@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Route
 from console import (
     advertisers,
     conversions,
+    demo_shop,
     health,
     links,
     pages,
@@ -69,6 +70,7 @@ def _views(throttle: sessions.Throttle) -> list[View]:
         *program_tracking.VIEWS,
         *advertisers.VIEWS,
         *uploads.VIEWS,
+        *demo_shop.VIEWS,
         View(method="GET", path="/console", handler=_to_home, session=False),
     ]
 

@@ -331,6 +331,7 @@ _RULES: Final[dict[tuple[str, str], str]] = {
     ("publisher", "unknown"): N_("This publisher is none of the program's."),
     ("ends_at", "order"): N_("The last day is before the first."),
     ("fallback_url", "url"): N_("The fallback page is a plain address that begins with https://."),
+    ("coupon", "length"): N_("A coupon has at most 64 characters."),
     ("click_parameter", "format"): N_("A parameter is 1 to 32 of letters, digits, _ and inner - ."),
 }
 _ANY_PARAM: Final[dict[str, str]] = {
