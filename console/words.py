@@ -150,6 +150,7 @@ _CHECKS: Final[dict[str, str]] = {
     "conflicts": N_("Contradictions"),
     "refused": N_("Refused reports"),
     "repeat_clicks": N_("Repeated clicks"),
+    "repeat_orders": N_("Repeated orders"),
     "links": N_("Pages behind links"),
 }
 
