@@ -154,6 +154,8 @@ _CHECKS: Final[dict[str, str]] = {
     "links": N_("Pages behind links"),
 }
 
+_TAG: Final = N_("Tag of the page")
+
 _STEPS: Final[dict[str, str]] = {
     "propose": N_("Proposed"),
     "approve": N_("Approved"),
@@ -220,6 +222,12 @@ def reason(code: str, *, language: str, gettext: Gettext) -> str:
 def attribution(code: str, *, language: str) -> str:
     """Why an order has the publisher it has, as a sentence."""
     return attribution_words.sentence(code, language)
+
+
+def channel(code: str, *, gettext: Gettext) -> str:
+    """By which way a report came in."""
+    # What fraud does with an order is called the same, and is another word in other languages.
+    return gettext(_TAG) if code == "tag" else label(code, gettext=gettext)
 
 
 def health_check(code: str, *, gettext: Gettext) -> str:

@@ -66,7 +66,7 @@ def test_a_newcomer_clicks_and_buys_by_tag_and_by_server(house: House, page: Pag
         if "Postback" in facts(page):
             break
         time.sleep(0.5)
-    assert "Tag: Taken in" in facts(page)
+    assert "Tag of the page: Taken in" in facts(page)
     assert "Postback: Known already" in facts(page)
 
     page.goto(shop["landing_url"])
