@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from network.models import Program, Publisher
-from tracker import clicks
+from tracker import seen_clicks
 from tracker.agents import Device, device_of
 from tracker.models import Attribution, ChangeKind, Conversion, ConversionChange
 from tracker.rollup_models import RollupConversion
@@ -221,7 +221,7 @@ def _met(
     known = {one.click_id: (one.link, one.device) for one in before.values()}
     wanted = {row.click_id for row in facts if row.click_id} - known.keys()
     if wanted:
-        for click_id, click in clicks.find_many(session, wanted).items():
+        for click_id, click in seen_clicks.find_many(session, wanted).items():
             known[click_id] = (click.link, device_of(click.user_agent).value)
     return known
 

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from kernel.database import connect, reading, unit_of_work
 from network.models import Program, Publisher
 from tests import make
-from tracker import click_days, click_rows, clicks, day_files, visitors
+from tracker import click_days, click_rows, clicks, day_files, seen_clicks, visitors
 from tracker.click_ids import ClickIdSigner, time_of
 from tracker.day_files import COLUMNS, Place
 from tracker.models import Click, ClickDay, VisitorSalt
@@ -120,9 +120,9 @@ def test_a_window_over_midnight_counts_both_days(engine: Engine, keep: Any) -> N
 def test_visitors_of_many_clicks_are_counted_as_those_of_each(
     engine: Engine, keep: Any, monkeypatch: pytest.MonkeyPatch, rows_max: int
 ) -> None:
-    monkeypatch.setattr(clicks, "_ROWS_COUNTED_MAX", rows_max)
+    monkeypatch.setattr(seen_clicks, "_ROWS_COUNTED_MAX", rows_max)
     midnight, hour = datetime(2026, 3, 10, tzinfo=UTC), timedelta(hours=1)
-    seen = [
+    kept = [
         keep(midnight + timedelta(seconds=seconds), visitor_key=visitor)
         for seconds, visitor in (
             *((-3600, "v"), (-3599, "v"), (-1, "v"), (0, "v"), (1, "v"), (3600, "v")),
@@ -130,7 +130,9 @@ def test_visitors_of_many_clicks_are_counted_as_those_of_each(
         )
     ]
     with reading(engine) as session:
-        counts = clicks.counts_of_visitors(session, seen, span=hour, count_max=3)
+        found = seen_clicks.find_many(session, [click.id for click in kept])
+        seen = [found[click.id] for click in kept]
+        counts = seen_clicks.counts_of_visitors(session, seen, span=hour, count_max=3)
         expected = {
             click.id: clicks.count_of_visitor(
                 session,
@@ -142,7 +144,7 @@ def test_visitors_of_many_clicks_are_counted_as_those_of_each(
             )
             for click in seen
         }
-        assert clicks.counts_of_visitors(session, [], span=hour, count_max=3) == {}
+        assert seen_clicks.counts_of_visitors(session, [], span=hour, count_max=3) == {}
     assert counts == expected
     assert [counts[click.id] for click in seen] == [1, 2, 3, 3, 3, 2, 1, 1]
 
