@@ -88,16 +88,21 @@ class _Arrival:
     keys: tuple[CounterKey, ...] = ()
 
 
-def book(session: Session, tasks: Sequence[Task], *, now: datetime) -> int:
+def book(
+    session: Session, tasks: Sequence[Task], *, now: datetime, counted: Iterable[str] = ()
+) -> int:
     """Book the events of the tasks in this order; the number of changes among them.
 
-    As many statements for a thousand tasks as for ten. InvalidInput for a reason that is no code,
-    NotFound for an unknown conversion, NotAttributed for one that was not attributed; then nothing
-    is booked for any of them.
+    As many statements for a thousand tasks as for ten. Whatever earns something else afterwards
+    is counted anew in the roll-ups, and so are the conversions in `counted`.
+
+    InvalidInput for a reason that is no code, NotFound for an unknown conversion, NotAttributed for
+    one that was not attributed; then nothing is booked for any of them.
     """
     _check_codes(tasks)
     orders = replays.intake(session, _ids(tasks, ACCRUE))
     batch = Batch(session, now=now)
+    batch.count(counted)
     every = list(dict.fromkeys(task.conversion_id for task in tasks))
     programs = {fact.program_id for fact, _ in orders.values()}
     batch.lock({*programs, *_programs_of(session, every).values()})

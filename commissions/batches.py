@@ -55,6 +55,10 @@ class Batch:
         self._own: dict[str, Own] = {}
         self._hold_reasons: dict[str, str] = {}
 
+    def count(self, conversion_ids: Iterable[str]) -> None:
+        """Have these conversions counted in the roll-ups with the next `write`."""
+        self._sheet.count(conversion_ids)
+
     def lock(self, program_ids: Iterable[str]) -> None:
         """Be the only one who books for these programs until the transaction ends."""
         # In one order everywhere, so that two transactions never wait for each other.

@@ -12,12 +12,13 @@ from fractions import Fraction
 from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
 from commissions.tiers import Number, plain, window_of
-from kernel.money import EXPONENTS
+from kernel.money import EXPONENTS, sum_exact
 
 # A plan may hold 500 rules and an order 1000 lines; the reasons of that many losers would be
 # most of the database. Every rule that matched is named, of the others the first ones.
 MAX_UNMATCHED_NAMED = 10
 _CHOICES_MAX = 10_000
+_ONE = Fraction(1)
 
 _Attributes = Mapping[str, tuple[str, ...]]
 """What an order line says, by dimension; a dimension that is not there is unknown."""
@@ -106,7 +107,7 @@ def subject_of(plan: Plan, order: Order) -> Subject:
     """An exclusive coupon pays its owner whatever the click; a suppressed one pays nobody."""
     source = next((name for name in plan.country_basis if name in order.countries), None)
     country = order.countries[source] if source else None
-    regions = tuple(sorted(name for name, held in plan.regions.items() if country in held))
+    regions = tuple(sorted([name for name, held in plan.regions.items() if country in held]))
     publisher, groups, shares, effect = order.publisher, order.publisher_groups, order.shares, None
     if order.coupon in plan.suppressed_coupons:
         effect = "suppressed"
@@ -125,7 +126,7 @@ def rate_of(plan: Plan, order: Order) -> Fraction:
     """
     currency = order.currency or plan.currency
     if currency == plan.currency:
-        return Fraction(1)
+        return _ONE
     day = order.at.astimezone(plan.zone).date().isoformat()
     published = plan.rates.by_date if plan.rates else {}
     usable = [date for date in published if date <= day and currency in published[date]]
@@ -141,7 +142,7 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
     subject = subject_of(plan, remaining.order)
     rate = rate_of(plan, remaining.order)
     figures = tuple(_figures(line, rate) for line in remaining.lines)
-    total = sum((line.net for line in figures), Fraction(0))
+    total = sum_exact([line.net for line in figures])
     attributes = _order_attributes(remaining.order, subject)
     values = tuple(_line_attributes(attributes, line.line) for line in remaining.lines)
     choices = tuple(_choice(plan, remaining.order, held, total) for held in values)
@@ -169,7 +170,7 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
 
 
 def _figures(line: RemainingLine, rate: Fraction) -> Figures:
-    if rate == 1:
+    if rate is _ONE:
         return Figures(line.net, line.revenue, line.qty, line.alive)
     return Figures(line.net * rate, line.revenue * rate, line.qty, line.alive)
 

@@ -15,6 +15,7 @@ from commissions.reading import Problems, Reader
 from kernel.money import EXPONENTS, round_fraction
 
 MAX_LINES = 1000
+_ZERO = Fraction(0)
 MAX_SHARES = 100
 MAX_QTY = 10**9
 CHANGES = frozenset({"refund", "cancel", "approve", "decline", "hold", "release"})
@@ -184,7 +185,7 @@ def _refund(order: Order, change: Change, refunded: list[int], returned: list[in
 def _remaining_line(line: Line, refunded_minor: int, returned: int) -> RemainingLine:
     if not refunded_minor and not returned and line.gross_minor is None:
         alive = line.reported_minor > 0 or line.qty > 0
-        revenue = Fraction(line.revenue_minor or 0)
+        revenue = Fraction(line.revenue_minor) if line.revenue_minor else _ZERO
         return RemainingLine(line, Fraction(line.net_minor), revenue, line.qty, alive)
     reported = line.reported_minor
     left = reported - refunded_minor

@@ -9,7 +9,6 @@ from its own version.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from fractions import Fraction
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +28,7 @@ from commissions.rules import (
     evaluate,
 )
 from kernel.errors import NotFound
-from kernel.money import allocate, round_fraction
+from kernel.money import allocate, round_fraction, sum_exact
 from network.models import Program
 from tracker.attribution import NotAttributed
 from tracker.models import Attribution, Conversion, ConversionChange, ConversionItem
@@ -262,8 +261,8 @@ def size_of(prepared: Prepared) -> tuple[int, int]:
     if not prepared.counted:
         return 0, 0
     alive = [line for line in prepared.figures if line.alive]
-    base = sum((line.net for line in alive), Fraction(0))
-    return round_fraction(base), sum(line.qty for line in alive)
+    base = sum_exact([line.net for line in alive])
+    return round_fraction(base), sum([line.qty for line in alive])
 
 
 def convertible(plan: Plan, order: Order) -> bool:

@@ -89,12 +89,7 @@ class _Group:
         self._amounts.setdefault(order.id, 0)
         self._is_used = self._is_used or own.version_id == self._version_id
         for one in happenings:
-            found = self._told(own.fact, one)
-            if self._window is None:
-                self._events += found
-            else:
-                for event in found:
-                    self._window.add(event)
+            self._events += self._told(own.fact, one)
 
     def booked(self, conversion_id: str, amount_minor: int) -> None:
         """Hear what was booked for an order."""
@@ -107,12 +102,14 @@ class _Group:
             self._window = Window(self._plan, self._events)
             self._events = []
         if self._window is not None:
+            self._take(is_booked=True)
             self._window.take_moved()
 
     def moved(self, own_id: str) -> dict[str, Priced]:
         """Our own order, and every other of the version whose amount is not the booked one now."""
         if self._window is None:
             return {}
+        self._take()
         moved = self._window.take_moved()
         if own_id in self._orders and own_id not in moved and own_id not in self._unconvertible:
             self._window.renew(own_id)
@@ -129,6 +126,13 @@ class _Group:
         if self._window is None or conversion_id in self._unconvertible:
             return 0, 0
         return replays.size_of(self._window.prepared(conversion_id))
+
+    def _take(self, *, is_booked: bool = False) -> None:
+        """Let the window know what happened since it was asked last."""
+        if self._window is not None:
+            for event in self._events:
+                self._window.add(event, is_booked=is_booked)
+            self._events = []
 
     def _is_moved(self, order_id: str, priced: Priced) -> bool:
         if priced.commission_minor == self._amounts[order_id]:

@@ -216,7 +216,7 @@ def price_at(
     awards = award_bonuses(plan, prepared, lines, accounts)
     uncapped_minor = _sum(lines) + _sum(awards)
     commission_minor, cuts = clamp(plan, prepared, uncapped_minor, accounts)
-    late = after != prepared.remaining
+    late = after is not prepared.remaining and after != prepared.remaining
     if late:
         early = prepared.remaining
         lines = [scaled(plan, line, line_ratio(early, after, at)) for at, line in enumerate(lines)]

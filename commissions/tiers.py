@@ -17,6 +17,7 @@ CALENDAR_WINDOWS = (
     "calendar_year",
 )
 DISCRETE_MEASURES = frozenset({"count", "units"})
+_WHOLE = Fraction(1)
 _MONTHS = {"calendar_month": 1, "calendar_quarter": 3, "calendar_year": 12}
 
 
@@ -100,7 +101,8 @@ def split(levels: Sequence[Level], before: Number, size: Number, *, discrete: bo
         low = max(before, start)
         high = after if end is None else min(after, end)
         if high > low:
-            slices.append(Slice(level, plain(high - low), Fraction(high - low) / size))
+            part = plain(high - low)
+            slices.append(Slice(level, part, _WHOLE if part == size else Fraction(part) / size))
     return slices
 
 

@@ -101,20 +101,23 @@ def find_many(session: Session, click_ids: Collection[str]) -> dict[str, Seen]:
 
 
 def _read(session: Session, by_day: Mapping[date, Sequence[str]]) -> dict[str, Seen]:
-    rows = click_days.known(session, by_day.keys())
     found: dict[str, Seen] = {}
-    for day, ids in sorted(by_day.items()):
-        row = rows.get(day)
-        if row is None or row.retired_at is not None:
-            continue
+    for row in _kept(session, sorted(by_day)):
         if click_days.is_by_file(session):
-            every = _in_file(session, row, _BY_ID_IN_FILE, (_json(ids),))
+            every = _in_file(session, row, _BY_ID_IN_FILE, (_json(by_day[row.day]),))
             found |= {one[0]: _from_file(one) for one in every}
         else:
-            first, end = click_days.bounds(day)
-            asked = {"ids": list(ids), "first": first, "end": end}
+            first, end = click_days.bounds(row.day)
+            asked = {"ids": by_day[row.day], "first": first, "end": end}
             found |= {one[0]: Seen(*one) for one in session.execute(_BY_ID, asked)}
     return found
+
+
+def _kept(session: Session, days: Sequence[date]) -> list[ClickDay]:
+    """Those of the days that have clicks, in their order."""
+    rows = click_days.known(session, days) if days else {}
+    found = (rows[day] for day in days if day in rows)
+    return [row for row in found if row.retired_at is None]
 
 
 def counts_of_visitors(
@@ -129,18 +132,16 @@ def counts_of_visitors(
     for click in seen:
         for day in click_days.days_between(click.at - span, click.at):
             by_day[day].append(click)
-    rows = click_days.known(session, by_day.keys()) if by_day else {}
     times: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
-    # Day after day and each by time, so that the times of a visitor are sorted.
-    for day, own in sorted(by_day.items()):
-        row = rows.get(day)
-        if row is None or row.retired_at is not None:
-            continue
-        found = _times(session, row, own, span=span)
+    # The last days first: they were read last, and their files may still be open.
+    for row in _kept(session, sorted(by_day, reverse=True)):
+        found = _times(session, row, by_day[row.day], span=span)
         if len(found) == _ROWS_COUNTED_MAX:
             return _counts_one_by_one(session, seen, span=span, count_max=count_max)
         for program_id, visitor_key, at in found:
             times[program_id, visitor_key].append(at)
+    for one in times.values():
+        one.sort()
     counts = {}
     for click in seen:
         own_times = times[click.program_id, click.visitor_key]
