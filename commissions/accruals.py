@@ -261,14 +261,14 @@ def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arriv
         prepared = changed(plan, one)
     # A plan without counters has orders without sizes.
     keys = tuple(sorted(prepared.sizes))
-    return _Arrival(commission, fact, hold_reason, plan, prepared, one.known(None), keys)
+    after = one.known(None) if one.changes else None
+    return _Arrival(commission, fact, hold_reason, plan, prepared, after, keys)
 
 
 def _stands_alone(batch: Batch, plan: Plan, fact: Fact) -> bool:
     """Whether no other version of the plan changes earlier orders when this one comes in."""
-    return replays.convertible(plan, fact.order) and not any(
-        other is not plan and replays.restates(other)
-        for _, other in batch.repricing.versions(fact.program_id)
+    return replays.convertible(plan, fact.order) and all(
+        other is plan for other in batch.repricing.restating(fact.program_id)
     )
 
 

@@ -156,6 +156,8 @@ class Repricing:
         self._groups: dict[_Key, _Group] = {}
         self._by_party: dict[tuple[str, str | None], list[_Group]] = {}
         self._published: dict[str, list[VersionFacts]] = {}
+        self._versions: dict[str, list[tuple[str, Plan]]] = {}
+        self._restating: dict[str, list[Plan]] = {}
 
     def published(self, program_id: str) -> list[VersionFacts]:
         """The versions of a program's plan, oldest first."""
@@ -165,7 +167,19 @@ class Repricing:
 
     def versions(self, program_id: str) -> list[tuple[str, Plan]]:
         """The same, ready to evaluate, by id."""
-        return [(one.id, plans.parsed(self._session, one.id)) for one in self.published(program_id)]
+        if program_id not in self._versions:
+            self._versions[program_id] = [
+                (one.id, plans.parsed(self._session, one.id)) for one in self.published(program_id)
+            ]
+        return self._versions[program_id]
+
+    def restating(self, program_id: str) -> list[Plan]:
+        """Those of them by which an order can change the amounts of earlier ones."""
+        if program_id not in self._restating:
+            self._restating[program_id] = [
+                plan for _, plan in self.versions(program_id) if replays.restates(plan)
+            ]
+        return self._restating[program_id]
 
     def read_ahead(self, orders: Iterable[Fact]) -> None:
         """Read the windows of these orders together, before anything is booked for them."""

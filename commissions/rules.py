@@ -202,6 +202,8 @@ def depends_on_others(plan: Plan, prepared: Prepared) -> bool:
     """`needs_replay` of an order that is prepared already."""
     if spends(plan):
         return True
+    if not prepared.sizes:
+        return False
     restating = {
         rule.id for rule in plan.base_rules if rule.tiers and rule.tiers.mode != "graduated"
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -58,17 +58,21 @@ def window_of(window: str, at: datetime, zone: ZoneInfo) -> tuple[datetime | Non
     """
     if window == "lifetime":
         return None, None
-    local = at.astimezone(zone)
+    return _window_of_day(window, at.astimezone(zone).date(), zone)
+
+
+@lru_cache(maxsize=4096)
+def _window_of_day(window: str, day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
     if window in {"calendar_day", "calendar_week"}:
         days = 1 if window == "calendar_day" else 7
-        monday = local.weekday() if days != 1 else 0
-        first = datetime(local.year, local.month, local.day, tzinfo=zone) - timedelta(monday)
+        monday = day.weekday() if days != 1 else 0
+        first = datetime(day.year, day.month, day.day, tzinfo=zone) - timedelta(monday)
         return first.astimezone(UTC), (first + timedelta(days)).astimezone(UTC)
     months = _MONTHS[window]
-    month = (local.month - 1) // months * months
+    month = (day.month - 1) // months * months
     following = month + months
-    start = datetime(local.year, month + 1, 1, tzinfo=zone)
-    end = datetime(local.year + following // 12, following % 12 + 1, 1, tzinfo=zone)
+    start = datetime(day.year, month + 1, 1, tzinfo=zone)
+    end = datetime(day.year + following // 12, following % 12 + 1, 1, tzinfo=zone)
     return start.astimezone(UTC), end.astimezone(UTC)
 
 

@@ -68,7 +68,7 @@ class OutboxRow(SQLModel, table=True):
 _TABLE = OutboxRow.metadata.tables["outbox"]
 _DONE = (
     sa.update(_TABLE)
-    .where(_TABLE.c.seq == sa.bindparam("row"))
+    .where(_TABLE.c.seq.in_(sa.bindparam("rows", expanding=True)))
     .values(done_at=sa.bindparam("at", type_=_TABLE.c.done_at.type))
 )
 
@@ -246,7 +246,7 @@ def _work_rows(session: Session, lane: str, work: _Work) -> tuple[int, int]:
     seconds_max = work.limits.batch_milliseconds / 1000
     deadline = time.monotonic() + seconds_max
     waiting: set[str] = set()
-    done: list[dict[str, object]] = []
+    done: list[tuple[list[int], datetime]] = []
     tried = worked = at = 0
     while at < len(rows):
         if rows[at].subject_id in waiting:
@@ -262,15 +262,15 @@ def _work_rows(session: Session, lane: str, work: _Work) -> tuple[int, int]:
         if error is not None and len(batch) > 1:
             continue
         if error is None:
-            done += ({"row": row.seq, "at": now} for row in batch)
+            done.append(([row.seq for row in batch], now))
         else:
             _note_failure(session, batch[0], error, work.limits.attempts_max, now=now)
             waiting.add(batch[0].subject_id)
         worked += len(batch)
         at += len(batch)
-    if done:
-        # Together at the end: work and mark leave in the same transaction either way.
-        session.execute(_DONE, done)
+    for numbers, at_last in done:
+        # At the end: work and mark leave in the same transaction either way.
+        session.execute(_DONE, {"rows": numbers, "at": at_last})
     return tried, worked
 
 
