@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from typing import NamedTuple
 
 from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
@@ -24,8 +25,7 @@ _Attributes = Mapping[str, tuple[str, ...]]
 """What an order line says, by dimension; a dimension that is not there is unknown."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class CounterKey:
+class CounterKey(NamedTuple):
     """One tier counter: a rule, the values of its scope and the start of the window."""
 
     rule_id: str

@@ -67,7 +67,14 @@ _ORDER = sa.select(
     _conversion.c.reported_status,
     _attribution.c.click_country.label("country_click"),
 ).outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
-_ITEMS = sa.select(_item).order_by(_item.c.conversion_id, _item.c.line)
+_ITEMS = sa.select(
+    _item.c.conversion_id,
+    _item.c.line,
+    _item.c.amount_minor,
+    _item.c.quantity,
+    _item.c.category,
+    _item.c.sku,
+).order_by(_item.c.conversion_id, _item.c.line)
 _INTAKE = (
     _ORDER.add_columns(
         _attribution.c.conversion_id.label("attributed_id"),
