@@ -105,7 +105,7 @@ class Prepared:
 
 def subject_of(plan: Plan, order: Order) -> Subject:
     """An exclusive coupon pays its owner whatever the click; a suppressed one pays nobody."""
-    source = next((name for name in plan.country_basis if name in order.countries), None)
+    source = next(iter([name for name in plan.country_basis if name in order.countries]), None)
     country = order.countries[source] if source else None
     regions = tuple(sorted([name for name, held in plan.regions.items() if country in held]))
     publisher, groups, shares, effect = order.publisher, order.publisher_groups, order.shares, None
@@ -141,17 +141,17 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
     """Choose the rules and size the counters; `on_time` is False after the freeze."""
     subject = subject_of(plan, remaining.order)
     rate = rate_of(plan, remaining.order)
-    figures = tuple(_figures(line, rate) for line in remaining.lines)
+    figures = tuple([_figures(line, rate) for line in remaining.lines])
     total = sum_exact([line.net for line in figures])
     attributes = _order_attributes(remaining.order, subject)
-    values = tuple(_line_attributes(attributes, line.line) for line in remaining.lines)
-    choices = tuple(_choice(plan, remaining.order, held, total) for held in values)
+    values = [_line_attributes(attributes, line.line) for line in remaining.lines]
+    choices = tuple([_choice(plan, remaining.order, held, total) for held in values])
     live = remaining.live and subject.coupon_effect != "suppressed"
     counted = live and on_time and not remaining.held
     places: list[Place | None] = [None] * len(figures)
     sizes: dict[CounterKey, Number] = {}
     contributions: dict[CounterKey, Number] = {}
-    for at, choice in enumerate(choices):
+    for at, choice in enumerate(choices if plan.counting else ()):
         if not live or not figures[at].alive:
             continue
         for rule, tiers in _counting(plan, remaining.order, choice.rule):
@@ -177,10 +177,7 @@ def _figures(line: RemainingLine, rate: Fraction) -> Figures:
 
 def _counting(plan: Plan, order: Order, winner: Rule | None) -> Iterator[tuple[Rule, Tiers]]:
     """The rules whose counter a line moves: the one that pays it and every one on all sales."""
-    for rule in plan.base_rules:
-        tiers = rule.tiers
-        if tiers is None or not tiers.counted:
-            continue
+    for rule, tiers in plan.counting:
         if rule is winner or (tiers.measure == "sales" and rule.effective(order.at)):
             yield rule, tiers
 
@@ -226,20 +223,29 @@ def _order_attributes(order: Order, subject: Subject) -> dict[str, tuple[str, ..
         "device": order.device,
         "site": order.site,
     }
-    values = {name: (value,) for name, value in single.items() if value is not None}
-    return {**values, "publisher_group": subject.groups, "region": subject.regions}
+    values: dict[str, tuple[str, ...]] = {
+        name: (value,) for name, value in single.items() if value is not None
+    }
+    values["publisher_group"], values["region"] = subject.groups, subject.regions
+    return values
 
 
 def _line_attributes(attributes: _Attributes, line: Line) -> _Attributes:
-    own = {"sku": line.sku, "category": line.category}
-    return {**attributes, **{name: (value,) for name, value in own.items() if value is not None}}
+    if line.sku is None and line.category is None:
+        return attributes
+    values = dict(attributes)
+    if line.sku is not None:
+        values["sku"] = (line.sku,)
+    if line.category is not None:
+        values["category"] = (line.category,)
+    return values
 
 
 def _choice(plan: Plan, order: Order, values: _Attributes, total: Fraction) -> Choice:
     """`choose`, remembered by what the rules of the plan look at where that is all they look at."""
     if not plan.chooses_by_attributes:
         return choose(plan, order, values, total)
-    held = tuple(values.get(name) for name in plan.attributes)
+    held = tuple([values.get(name) for name in plan.attributes])
     choice: Choice | None = plan.choices.get(held)
     if choice is None:
         choice = choose(plan, order, values, total)

@@ -121,13 +121,11 @@ def _slice_trace(part: Slice) -> dict[str, Any]:
     level = part.level
     trace: dict[str, Any] = {"size": str(part.size), "share": str(part.share)}
     if level is None:
-        return {**trace, "level": None}
-    return {
-        **trace,
-        "level": level.start,
-        "percent": str(level.percent * 100),
-        "per_unit": str(level.per_unit),
-    }
+        trace["level"] = None
+    else:
+        trace["level"] = level.start
+        trace["percent"], trace["per_unit"] = level.words
+    return trace
 
 
 def _slices(

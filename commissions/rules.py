@@ -128,6 +128,7 @@ def parse_plan(
             rule.when.bound or rule.effective_from or rule.effective_to for rule in base
         ),
         choices={},
+        counting=tuple((rule, rule.tiers) for rule in base if rule.tiers and rule.tiers.counted),
     )
 
 

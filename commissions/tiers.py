@@ -1,7 +1,7 @@
 """Windows and levels of a tier: where a counter stands and what each slice of it pays. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
@@ -26,7 +26,8 @@ class Level:
     """What is paid from `start` on.
 
     `percent` of the base, `per_unit` minor units for each unit, `fixed_minor` once an order and
-    `flat_minor` once when the level is entered.
+    `flat_minor` once when the level is entered. `words` is how traces name the two rates, written
+    once and not for every line.
     """
 
     start: int
@@ -34,6 +35,10 @@ class Level:
     per_unit: Fraction = Fraction(0)
     fixed_minor: int = 0
     flat_minor: int = 0
+    words: tuple[str, str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", (str(self.percent * 100), str(self.per_unit)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from tracker import click_days, day_files, day_partitions
 from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import (
     Attribution,
+    AttributionShare,
     ChangeKind,
     Click,
     ClickDay,
@@ -202,6 +203,18 @@ def conversion(
             decided_at=made.received_at,
         )
     )
+    if who:
+        session.add(
+            AttributionShare(
+                conversion_id=made.id,
+                position=0,
+                publisher_id=who.id,
+                numerator=1,
+                denominator=1,
+                role="converter",
+                click_id=clicked.id if clicked else None,
+            )
+        )
     session.flush()
     return made
 
