@@ -33,8 +33,7 @@ class CounterKey(NamedTuple):
     window_start: str
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """Whom an order pays and where it counts, after coupons and the country basis."""
 
     publisher: str
@@ -46,8 +45,7 @@ class Subject:
     coupon_effect: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """A remaining line in the plan's currency, exact."""
 
     net: Fraction
@@ -69,8 +67,7 @@ class Choice:
     losers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a line sits inside its order's slice of a counter."""
 
     key: CounterKey
@@ -78,9 +75,11 @@ class Place:
     size: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An order with its winners; `sizes` is what it would add to each counter, counted or not."""
+class Prepared(NamedTuple):
+    """An order with its winners; `sizes` is what it would add to each counter, counted or not.
+
+    `live` is whether anything is paid for it.
+    """
 
     remaining: Remaining
     subject: Subject
@@ -91,16 +90,12 @@ class Prepared:
     sizes: Mapping[CounterKey, Number]
     contributions: Mapping[CounterKey, Number]
     counted: bool
+    live: bool
 
     @property
     def order(self) -> Order:
         """The order as reported."""
         return self.remaining.order
-
-    @property
-    def live(self) -> bool:
-        """Whether anything is paid for it."""
-        return self.remaining.live and self.subject.coupon_effect != "suppressed"
 
 
 def subject_of(plan: Plan, order: Order) -> Subject:
@@ -165,7 +160,16 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
             if counted and (tiers.counts == "live" or remaining.decision == "approved"):
                 contributions[key] = sizes[key]
     return Prepared(
-        remaining, subject, figures, total, choices, tuple(places), sizes, contributions, counted
+        remaining,
+        subject,
+        figures,
+        total,
+        choices,
+        tuple(places),
+        sizes,
+        contributions,
+        counted,
+        live,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from commissions.reading import Problems, Reader
@@ -105,8 +105,7 @@ class Clock:
 Event = Order | Change | Clock
 
 
-@dataclass(frozen=True, slots=True)
-class RemainingLine:
+class RemainingLine(NamedTuple):
     """A line after its refunds: exact net and revenue in the order's currency, units left."""
 
     line: Line
@@ -116,8 +115,7 @@ class RemainingLine:
     alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Remaining:
+class Remaining(NamedTuple):
     """An order after its changes. A held order is priced but counts towards no tier."""
 
     order: Order
@@ -153,6 +151,10 @@ def reduce_order(order: Order, changes: Iterable[Change]) -> Remaining:
     EventError when a refund names a line that is not there or exceeds what is left of it. A
     repeated cancel, hold or decision is the same as one.
     """
+    changes = tuple(changes)
+    if not changes:
+        whole = tuple([_remaining_line(line, 0, 0) for line in order.lines])
+        return Remaining(order, whole, cancelled=False, decision="pending", held=False)
     refunded = [0] * len(order.lines)
     returned = [0] * len(order.lines)
     cancelled, held, decision = False, False, "pending"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 Number = int | Fraction
@@ -41,8 +42,7 @@ class Level:
         object.__setattr__(self, "words", (str(self.percent * 100), str(self.per_unit)))
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """The part of a line's measure that falls into one level; None is below the first level."""
 
     level: Level | None

@@ -48,6 +48,9 @@ class Seen(NamedTuple):
     carried_clicks: int
 
 
+_AT, _SUB_IDS, _IMPORTED, _IS_HOSTING = (
+    Seen._fields.index(name) for name in ("at", "sub_ids", "imported", "is_hosting")
+)
 _click: Final = day_files.TABLE
 _BY_ID: Final = sa.select(*(_click.c[name] for name in Seen._fields)).where(
     _click.c.id.in_(sa.bindparam("ids", expanding=True)),
@@ -197,12 +200,12 @@ def _in_file(
 
 
 def _from_file(one: Sequence[Any]) -> Seen:
-    values = dict(zip(Seen._fields, one, strict=True))
-    values["at"] = _time(values["at"])
-    values["sub_ids"] = msgspec.json.decode(values["sub_ids"])
-    values["imported"] = bool(values["imported"])
-    values["is_hosting"] = bool(values["is_hosting"])
-    return Seen(**values)
+    values = list(one)
+    values[_AT] = _time(values[_AT])
+    values[_SUB_IDS] = msgspec.json.decode(values[_SUB_IDS])
+    values[_IMPORTED] = bool(values[_IMPORTED])
+    values[_IS_HOSTING] = bool(values[_IS_HOSTING])
+    return Seen._make(values)
 
 
 def _time(text: str) -> datetime:
