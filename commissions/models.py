@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from kernel.database import Count, Minor, append_only, json_column, sequence_key
+from network.documents import DocumentVersion
 
 
 class CommissionStatus(StrEnum):
@@ -32,7 +33,7 @@ class PayoutStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class PlanVersion(SQLModel, table=True):
+class PlanVersion(DocumentVersion, table=True):
     """One published version of a program's commission plan, in force from `effective_from`.
 
     Append-only: a change is a later version. `document` is what `rules.parse_plan` reads.
@@ -41,14 +42,7 @@ class PlanVersion(SQLModel, table=True):
     __tablename__ = "plan_version"
     __table_args__ = (sa.UniqueConstraint("program_id", "version"), append_only())
 
-    id: str = Field(primary_key=True)
     program_id: str = Field(foreign_key="program.id", index=True)
-    version: int
-    effective_from: datetime
-    document: dict[str, Any] = json_column()
-    content_hash: str
-    published_by: str
-    published_at: datetime
 
 
 class Commission(SQLModel, table=True):

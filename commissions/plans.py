@@ -5,7 +5,6 @@ is published afterwards.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +15,8 @@ from sqlmodel import Session, col, select
 
 from commissions.models import PlanVersion
 from commissions.rules import Plan, PlanError, Rule, parse_plan
-from kernel import audit
-from kernel.errors import FieldProblem, InvalidInput, NotFound, TooLarge
-from kernel.ids import new_id
-from network import programs
+from kernel.errors import FieldProblem, InvalidInput, NotFound
+from network import documents, programs
 from network.models import Publisher
 
 MAX_DOCUMENT_BYTES = 1_000_000
@@ -67,9 +64,7 @@ def publish(
     """
     program = programs.get(session, program_id)
     lock_program(session, program_id)
-    content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    if len(content.encode()) > MAX_DOCUMENT_BYTES:
-        raise TooLarge(f"a plan document has at most {MAX_DOCUMENT_BYTES} bytes")
+    documents.check_size(document, bytes_max=MAX_DOCUMENT_BYTES, what="a plan document")
     problems = _problems(session, document, program.currency)
     if effective_from.tzinfo is None:
         problems.append(("effective_from", "timezone", "must say its offset from UTC"))
@@ -77,55 +72,27 @@ def publish(
         raise InvalidInput(
             [FieldProblem(field=path, rule=rule, message=text) for path, rule, text in problems]
         )
-    last = session.exec(
-        select(sa.func.coalesce(sa.func.max(col(PlanVersion.version)), 0)).where(
-            PlanVersion.program_id == program_id
-        )
-    ).one()
-    version = PlanVersion(
-        id=new_id("pln", at=now),
-        program_id=program_id,
-        version=last + 1,
-        effective_from=effective_from,
-        document=dict(document),
-        content_hash=hashlib.sha256(content.encode()).hexdigest(),
-        published_by=actor,
-        published_at=now,
-    )
-    session.add(version)
-    audit.record(
+    return documents.publish(
         session,
-        actor=actor,
+        PlanVersion,
+        prefix="pln",
         action="plan.publish",
-        subject_id=version.id,
-        now=now,
         program_id=program_id,
-        version=version.version,
-        content_hash=version.content_hash,
+        document=document,
+        effective_from=effective_from,
+        actor=actor,
+        now=now,
     )
-    session.flush()
-    return version
 
 
 def version_at(session: Session, program_id: str, at: datetime) -> PlanVersion | None:
     """The version for orders that occurred at `at`: the latest start, then the latest version."""
-    query = (
-        select(PlanVersion)
-        .where(PlanVersion.program_id == program_id, PlanVersion.effective_from <= at)
-        .order_by(col(PlanVersion.effective_from).desc(), col(PlanVersion.version).desc())
-        .limit(1)
-    )
-    return session.exec(query).first()
+    return documents.version_at(session, PlanVersion, program_id, at)
 
 
 def versions(session: Session, program_id: str) -> list[PlanVersion]:
     """Every version of the program's plan, newest first."""
-    query = (
-        select(PlanVersion)
-        .where(PlanVersion.program_id == program_id)
-        .order_by(col(PlanVersion.version).desc())
-    )
-    return list(session.exec(query))
+    return documents.versions(session, PlanVersion, program_id)
 
 
 def facts_of(session: Session, program_id: str) -> list[VersionFacts]:

@@ -28,6 +28,7 @@ from tracker.node import open_node
 from tracker.upload_work import Runner
 
 _log = log.get(__name__)
+_OBJECTS_BEFORE_GC = 20_000
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 _PROGRAMS_ADDRESSES = (
     "/v1/",
@@ -67,8 +68,10 @@ def build(
         app.state.node = node
         edge.click = click = tracker_http.ClickApp(node)
         # What is loaded now stays: collections that look through all of it would hold up clicks.
+        # And the clicks under way, which go without being collected, alone are no reason for one.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_OBJECTS_BEFORE_GC, 50, 100)
         uploads = Runner(node)
         uploads.start()
         try:

@@ -4,8 +4,6 @@ The version of an order is that of the time it occurred, and its id stays with t
 whatever is published afterwards. What was decided is never decided again by a newer version.
 """
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -14,10 +12,8 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from kernel import audit
-from kernel.errors import FieldProblem, InvalidInput, TooLarge, invalid
-from kernel.ids import new_id
-from network import programs
+from kernel.errors import FieldProblem, InvalidInput, invalid
+from network import documents, programs
 from network.models import Membership
 from tracker.credit_terms import Terms, parse
 from tracker.models import AttributionTerms
@@ -56,42 +52,23 @@ def publish(
     InvalidInput names every problem by its path in the document and publishes nothing. Orders
     that were decided keep their decision, even when `effective_from` lies before them.
     """
-    content = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    if len(content.encode()) > DOCUMENT_BYTES_MAX:
-        raise TooLarge(f"attribution terms have at most {DOCUMENT_BYTES_MAX} bytes")
+    documents.check_size(document, bytes_max=DOCUMENT_BYTES_MAX, what="an attribution document")
     if effective_from.tzinfo is None:
         raise invalid("effective_from", "timezone", "must say its offset from UTC")
     _check_publishers(session, parse(document), program_id)
     # Whoever publishes at the same time waits here, and gets the number after.
     session.refresh(programs.get(session, program_id), with_for_update=True)
-    last = session.exec(
-        select(sa.func.coalesce(sa.func.max(col(AttributionTerms.version)), 0)).where(
-            AttributionTerms.program_id == program_id
-        )
-    ).one()
-    version = AttributionTerms(
-        id=new_id("att", at=now),
-        program_id=program_id,
-        version=last + 1,
-        effective_from=effective_from,
-        document=dict(document),
-        content_hash=hashlib.sha256(content.encode()).hexdigest(),
-        published_by=actor,
-        published_at=now,
-    )
-    session.add(version)
-    audit.record(
+    return documents.publish(
         session,
-        actor=actor,
+        AttributionTerms,
+        prefix="att",
         action="attribution_terms.publish",
-        subject_id=version.id,
-        now=now,
         program_id=program_id,
-        version=version.version,
-        content_hash=version.content_hash,
+        document=document,
+        effective_from=effective_from,
+        actor=actor,
+        now=now,
     )
-    session.flush()
-    return version
 
 
 def _check_publishers(session: Session, terms: Terms, program_id: str) -> None:
@@ -111,23 +88,16 @@ def _check_publishers(session: Session, terms: Terms, program_id: str) -> None:
 
 def version_at(session: Session, program_id: str, at: datetime) -> AttributionTerms | None:
     """The version for orders that occurred at `at`: the latest start, then the latest version."""
-    query = (
-        select(AttributionTerms)
-        .where(AttributionTerms.program_id == program_id, AttributionTerms.effective_from <= at)
-        .order_by(col(AttributionTerms.effective_from).desc(), col(AttributionTerms.version).desc())
-        .limit(1)
-    )
-    return session.exec(query).first()
+    return documents.version_at(session, AttributionTerms, program_id, at)
 
 
 def versions(
     session: Session, program_id: str, *, before_version: int | None = None, limit: int
 ) -> list[AttributionTerms]:
     """Versions of the program's terms, newest first."""
-    query = select(AttributionTerms).where(AttributionTerms.program_id == program_id)
-    if before_version is not None:
-        query = query.where(AttributionTerms.version < before_version)
-    return list(session.exec(query.order_by(col(AttributionTerms.version).desc()).limit(limit)))
+    return documents.versions(
+        session, AttributionTerms, program_id, before_version=before_version, limit=limit
+    )
 
 
 def versions_of(session: Session, program_ids: Collection[str]) -> dict[str, list[Version]]:

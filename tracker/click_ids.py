@@ -11,6 +11,7 @@ be attributed although its click row is late or lost, and an altered or invented
 
 import base64
 import hmac
+import os
 import re
 import secrets
 from binascii import b2a_base64
@@ -40,6 +41,7 @@ _U32_MAX: Final = 0xFFFF_FFFF
 _BODY: Final = Struct(">BBHIIIB10s")
 _SHAPE: Final = re.compile(rf"[A-Za-z0-9_-]{{{CLICK_ID_LENGTH}}}", re.ASCII)
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_IDS_A_BLOCK: Final = 400
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # Keeps a key that is by mistake used elsewhere too from lending its MACs to click ids.
@@ -95,6 +97,7 @@ class ClickIdSigner:
             for key_id, key in keys.items()
         }
         self._current = current
+        self._last = (_EPOCH, 0)
 
     def mint(
         self,
@@ -111,15 +114,19 @@ class ClickIdSigner:
         row gets the same id again under the same key. ValueError when a number, the time, a flag or
         the length of `random_bytes` does not fit.
         """
-        time_ms = (at - _EPOCH) // _MILLISECOND
-        if time_ms < 0:
-            raise ValueError("a click id cannot carry a time before 1970")
+        last_at, time_ms = self._last
+        if last_at is not at:
+            # Clicks of one millisecond share the instant that the clock gave them.
+            time_ms = (at - _EPOCH) // _MILLISECOND
+            if time_ms < 0:
+                raise ValueError("a click id cannot carry a time before 1970")
+            self._last = (at, time_ms)
         if not (0 <= program_number <= _U32_MAX and 0 <= publisher_number <= _U32_MAX):
             raise ValueError("program and publisher numbers must fit 32 bits")
         if flags & ~_KNOWN_FLAGS:
             raise ValueError(f"unknown click id flags {flags:#x}")
         if random_bytes is None:
-            random_bytes = secrets.token_bytes(RANDOM_BYTES)
+            random_bytes = _take_random()
         elif len(random_bytes) != RANDOM_BYTES:
             raise ValueError(f"random_bytes must be {RANDOM_BYTES} bytes long")
         body = _BODY.pack(
@@ -166,6 +173,23 @@ class ClickIdSigner:
         mac = self._macs[key_id].copy()
         mac.update(body)
         return mac.digest()
+
+
+# The operating system's random bytes for ids to come, read for many at a time: a system call for
+# each costs as much as the rest of an id. A forked process begins with a block of its own.
+_random_pieces: list[bytes] = []
+os.register_at_fork(after_in_child=_random_pieces.clear)
+
+
+def _take_random() -> bytes:
+    try:
+        # One step for the interpreter: no two threads get the same piece.
+        return _random_pieces.pop()
+    except IndexError:
+        block = secrets.token_bytes(RANDOM_BYTES * _IDS_A_BLOCK)
+        piece, *rest = (block[at : at + RANDOM_BYTES] for at in range(0, len(block), RANDOM_BYTES))
+        _random_pieces.extend(rest)
+        return piece
 
 
 def time_of(text: str) -> datetime | None:

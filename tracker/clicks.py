@@ -179,19 +179,34 @@ def unbillable_reason(
 
     `without_consent` is the reason why the visitor may not be tracked, if there is one.
     """
+    return reason_of_visitor(
+        without_consent=without_consent,
+        is_head=is_head,
+        is_prefetch=is_prefetch,
+        is_preview=is_preview,
+    ) or reason_of_link(is_retired=is_retired, is_active=is_active, is_member=is_member)
+
+
+def reason_of_visitor(
+    *, without_consent: str, is_head: bool, is_prefetch: bool, is_preview: bool
+) -> str:
+    """The first reason of `unbillable_reason` that lies in the request, or the empty text."""
     if without_consent:
         return without_consent
-    for applies, reason in (
-        (is_head, Unbillable.HEAD),
-        (is_prefetch, Unbillable.PREFETCH),
-        (is_preview, Unbillable.PREVIEW),
-        (is_retired, Unbillable.LINK_RETIRED),
-        (not is_active, Unbillable.PAUSED),
-        (not is_member, Unbillable.NOT_A_MEMBER),
-    ):
-        if applies:
-            return reason
-    return ""
+    if is_head:
+        return Unbillable.HEAD
+    if is_prefetch:
+        return Unbillable.PREFETCH
+    return Unbillable.PREVIEW if is_preview else ""
+
+
+def reason_of_link(*, is_retired: bool, is_active: bool, is_member: bool) -> str:
+    """The first reason of `unbillable_reason` that lies in the link, or the empty text."""
+    if is_retired:
+        return Unbillable.LINK_RETIRED
+    if not is_active:
+        return Unbillable.PAUSED
+    return "" if is_member else Unbillable.NOT_A_MEMBER
 
 
 def shorten_address(address: str) -> str:

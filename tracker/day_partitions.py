@@ -9,7 +9,6 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from psycopg import errors
 from sqlalchemy.engine import Connection, Engine
 
 from tracker.day_files import COLUMNS, TABLE
@@ -108,6 +107,8 @@ def copy(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
     says which.
     """
     savepoint = connection.begin_nested()
+    # By way of the dialect: a node on SQLite need not load the driver.
+    errors: Any = connection.dialect.dbapi
     try:
         driver: Any = connection.connection.driver_connection
         with driver.cursor() as cursor, cursor.copy(_COPY) as stream:

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from babel import Locale
+from babel.core import get_global
 
 from kernel.errors import FieldProblem, InvalidInput
 
 # Reserved, withdrawn and test codes that the locale data lists beside the assigned ones.
-_NO_COUNTRIES: Final = "AC CP CQ DG EA EU EZ IC QO TA UN XA XB ZZ"
+_NO_COUNTRIES: Final = "AC BU CP CQ CS DD DG EA EU EZ IC QO SU TA TP UN XA XB YD YU ZR ZZ"
 COUNTRIES: Final = frozenset(
     code
-    for code in map(str, Locale("en").territories)
+    # The countries with their currencies; the names of countries would stay in memory.
+    for code in map(str, get_global("territory_currencies"))
     if re.fullmatch("[A-Z]{2}", code) and code not in _NO_COUNTRIES
 )
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)

@@ -14,7 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from kernel.errors import TooLarge, Unavailable
 from tracker import metrics
-from tracker.click_core import Answer, ClickCore, ClickRequest, Decision
+from tracker.click_answers import Answer
+from tracker.click_core import ClickCore, ClickRequest, Decision
+from tracker.click_headers import read_headers
 from tracker.deep_links import DeepLinkSigner
 from tracker.journal_segments import Outcome
 from tracker.node import TrackerNode
@@ -29,6 +31,7 @@ class ClickDesk:
         self._node = node
         self._core = ClickCore(node.settings, node.signer, DeepLinkSigner(node.keys))
         self._counters: dict[str, Counter] = {}
+        self._uncounted: dict[str, int] = {}
 
     def decide(self, request: ClickRequest) -> Decision:
         """The decision about a request, by the table of this moment."""
@@ -53,12 +56,21 @@ class ClickDesk:
             metrics.CLICKS_UNTRACKED.inc()
             answered(decision.untracked or decision.answer)
             return
-        counter = self._counters.get(decision.outcome)
-        if counter is None:
-            # Looking a label up costs more than counting.
-            counter = self._counters[decision.outcome] = metrics.CLICKS.labels(decision.outcome)
-        counter.inc()
+        uncounted = self._uncounted
+        if not uncounted:
+            # The clicks of a batch are told together: a counter that is locked once counts them.
+            asyncio.get_running_loop().call_soon(self._count)
+        uncounted[decision.outcome] = uncounted.get(decision.outcome, 0) + 1
         answered(decision.answer)
+
+    def _count(self) -> None:
+        for outcome, number in self._uncounted.items():
+            counter = self._counters.get(outcome)
+            if counter is None:
+                # Looking a label up costs more than counting.
+                counter = self._counters[outcome] = metrics.CLICKS.labels(outcome)
+            counter.inc(number)
+        self._uncounted.clear()
 
 
 class ClickApp:
@@ -86,7 +98,7 @@ def read_request(scope: Scope) -> ClickRequest:
         method=scope["method"],
         path=scope.get("raw_path") or scope["path"].encode(),
         query=scope["query_string"],
-        headers=scope["headers"],
+        headers=read_headers(scope["headers"]),
         peer=str(peer[0]) if peer else "",
     )
 

@@ -10,7 +10,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from tracker.click_core import Answer, ClickRequest, Decision
+from tracker.click_answers import Answer, HeaderBlock
+from tracker.click_core import ClickRequest, Decision
 from tracker.http_clicks import Answered
 from tracker.http_protocol import DESK, ClickProtocol
 
@@ -18,6 +19,7 @@ from tracker.http_protocol import DESK, ClickProtocol
 UVICORN_MIN: Final = (0, 54)
 UVICORN_END: Final = (0, 60)
 _BUILT_UPON: Final = (
+    "_unset_keepalive_if_required",
     "connection_lost",
     "connection_made",
     "data_received",
@@ -30,6 +32,7 @@ _BUILT_UPON: Final = (
     "resume_writing",
     "send_400_response",
     "shutdown",
+    "timeout_keep_alive_handler",
 )
 _REHEARSAL: Final = (
     b"GET /c/1 HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -106,7 +109,7 @@ class _RehearsalDesk:
         self._held: list[tuple[Decision, Answered]] = []
 
     def decide(self, request: ClickRequest) -> Decision:
-        return Decision(Answer(302, [(b"location", request.path)]), "billable")
+        return Decision(Answer(302, HeaderBlock.of(), request.path), "billable")
 
     def record(self, decision: Decision, answered: Answered) -> None:
         self._held.append((decision, answered))

@@ -10,7 +10,7 @@ from kernel import clock
 from kernel.errors import TooLarge, Unavailable
 from tracker import events, impressions, metrics
 from tracker.agents import MAX_USER_AGENT_CHARS, AgentClass, classify
-from tracker.click_core import client_address, is_prefetch, read_headers, without_consent
+from tracker.click_headers import client_address, is_prefetch, read_headers, without_consent
 from tracker.clicks import read_query, unbillable_reason
 from tracker.events import ImpressionSeen
 from tracker.node import TrackerNode

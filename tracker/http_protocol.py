@@ -17,7 +17,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from tracker.click_core import PREFIX, SHORT_PREFIX, Answer, ClickRequest, Decision, is_link
+from tracker.click_answers import Answer, is_whole, lines_of
+from tracker.click_core import PREFIX, SHORT_PREFIX, ClickRequest, Decision, is_link
+from tracker.click_headers import NOT_PLAIN, read_headers
 from tracker.http_clicks import Answered
 
 DESK: Final = "click_desk"
@@ -26,8 +28,7 @@ DESK: Final = "click_desk"
 _LINK: Final = PREFIX.encode()
 _PREFIXES: Final = (_LINK, SHORT_PREFIX.encode())
 _METHODS: Final = {b"GET": "GET", b"HEAD": "HEAD"}
-# With any of these a request is more than a head, or wants more than an answer.
-_NOT_PLAIN: Final = frozenset({b"content-length", b"transfer-encoding", b"upgrade", b"expect"})
+_NOT_PLAIN: Final = frozenset(name.decode("ascii") for name in NOT_PLAIN)
 _WAITING_MAX: Final = 256
 
 
@@ -93,12 +94,24 @@ class ClickProtocol(HttpToolsProtocol):
         self._malformed: str | None = None
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
+        self._idle_since: float | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def on_message_begin(self) -> None:
         """Note nothing yet but the head: the scope is for requests that need one."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; what it asks for is looked at when the head is whole."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Answer a plain request for a link; hand everything else over."""
@@ -109,6 +122,33 @@ class ClickProtocol(HttpToolsProtocol):
         """A plain request ends with its head."""
         if self.cycle.__class__ is not _Waiting:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin what waits in line, or wait for the next request for a while.
+
+        The base class sets a timer for every answer and cancels it at the next request. One timer
+        a connection does: when it rings, it goes on for as long as the silence was too short.
+        """
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._set_timer(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection when it has been silent for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            # A request is coming in or under way; its end sets the timer again.
+            return
+        left_seconds = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_seconds > 0:
+            self._set_timer(left_seconds)
+        else:
+            super().timeout_keep_alive_handler()
 
     def resume_writing(self) -> None:
         """The client reads again: send what has become ready meanwhile."""
@@ -126,9 +166,9 @@ class ClickProtocol(HttpToolsProtocol):
 
     def send_ready(self) -> None:
         """Send every answer that is ready and whose predecessors have left."""
-        waiting = self._waiting
+        waiting, transport = self._waiting, self.transport
         while waiting and (answer := waiting[0].answer) is not None:
-            if self.transport.is_closing():
+            if transport.is_closing():
                 waiting.clear()
                 return
             if self.flow.write_paused:
@@ -137,43 +177,51 @@ class ClickProtocol(HttpToolsProtocol):
                 return
             self._send(waiting.popleft(), answer)
 
+    def _set_timer(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The base class's word for: this connection is not idle any more."""
+        self._idle_since = None
+
     def _take(self) -> bool:
         """Whether this request is answered here; it is under way then."""
-        desk, before = self._desk, self.cycle
-        if desk is None or not _METHODS.get(self.parser.get_method()):
+        desk, before, url = self._desk, self.cycle, self.url
+        method = _METHODS.get(self.parser.get_method())
+        if desk is None or method is None or b"#" in url:
             return False
         # Behind a request of the base class only the base class keeps the order, and behind an
         # answer that ends the connection nothing is begun.
-        is_behind = before is not None and not before.response_complete
-        if is_behind and (before.__class__ is not _Waiting or not before.keep_alive):
+        if (
+            before is not None
+            and not before.response_complete
+            and (before.__class__ is not _Waiting or not before.keep_alive)
+        ):
             return False
-        if b"#" in self.url or not _NOT_PLAIN.isdisjoint(dict(self.headers)):
-            return False
-        return self._answer(desk)
-
-    def _answer(self, desk: Desk) -> bool:
-        path, _, query = self.url.partition(b"?")
+        path, _, query = url.partition(b"?")
         if not path.startswith(_LINK) and (b"%" in path or not is_link(path.decode("ascii"))):
             return False
-        method = _METHODS[self.parser.get_method()]
+        headers = read_headers(self.headers)
+        if not _NOT_PLAIN.isdisjoint(headers):
+            return False
+        peer = self.client[0] if self.client else ""
+        return self._answer(desk, ClickRequest(method, path, query, headers, peer))
+
+    def _answer(self, desk: Desk, request: ClickRequest) -> bool:
         try:
-            decision = desk.decide(
-                ClickRequest(
-                    method=method,
-                    path=path,
-                    query=query,
-                    headers=self.headers,
-                    peer=self.client[0] if self.client else "",
-                )
-            )
+            decision = desk.decide(request)
         except Exception:  # noqa: BLE001 - the ASGI front meets it again, where it becomes a 500
             return False
-        if not _is_whole(decision.answer):
+        # The core sees to it that no header breaks out of its line; this is the second lock.
+        if not is_whole(decision.answer.location):
             return False
+        parser = self.parser
         self.cycle = waiting = _Waiting(
             self,
-            is_head=method == "HEAD",
-            keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
+            is_head=request.method == "HEAD",
+            keep_alive=parser.get_http_version() != "1.0" and parser.should_keep_alive(),
         )
         self._waiting.append(waiting)
         if len(self._waiting) >= _WAITING_MAX:
@@ -184,23 +232,25 @@ class ClickProtocol(HttpToolsProtocol):
 
     def _hand_over(self) -> None:
         """Let the base class begin this request, as if we had not been there."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def _send(self, waiting: _Waiting, answer: Answer) -> None:
         headers = self.server_state.default_headers
         if headers is not self._default_headers:
             # uvicorn makes a new list when the date changes.
-            self._default_headers, self._default_lines = headers, _lines(headers)
+            self._default_headers, self._default_lines = headers, lines_of(headers)
         self.transport.write(
             b"".join(
                 (
                     STATUS_LINE[answer.status],
                     self._default_lines,
-                    _lines(answer.headers),
+                    b"location: %b\r\n" % answer.location if answer.location else b"",
+                    answer.block.lines,
                     b"\r\n" if waiting.keep_alive else b"connection: close\r\n\r\n",
                     b"" if waiting.is_head else answer.body,
                 )
@@ -216,13 +266,3 @@ class ClickProtocol(HttpToolsProtocol):
         self.on_response_complete()
         if self._malformed is not None:
             super().send_400_response(self._malformed)
-
-
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
-
-
-def _is_whole(answer: Answer) -> bool:
-    """Whether no header breaks out of its line. The core sees to it; this is the second lock."""
-    values = b"".join([value for _, value in answer.headers])
-    return b"\r" not in values and b"\n" not in values and b"\0" not in values

@@ -21,7 +21,7 @@ from kernel import clock, http, problems
 from kernel.errors import AppError, Forbidden, Refused, invalid
 from network.models import TagOrders
 from tracker import events, intake, metrics, orders, visits
-from tracker.click_core import client_address, is_prefetch, read_headers, without_consent
+from tracker.click_headers import client_address, is_prefetch, read_headers, without_consent
 from tracker.events import Order
 from tracker.fields import Fields
 from tracker.node import TrackerNode

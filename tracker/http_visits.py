@@ -11,7 +11,7 @@ from kernel.http import Call, Endpoint
 from network.access import Actor, require, token_hash
 from network.models import Role
 from tracker import visits
-from tracker.click_core import is_prefetch, without_consent
+from tracker.click_headers import is_prefetch, without_consent
 from tracker.fields import Fields
 from tracker.http_models import Body
 from tracker.journal import JournalUnavailable

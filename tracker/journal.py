@@ -173,6 +173,7 @@ class Journal:
         size = self._admit(payloads)
         if self._pending_bytes + size > PENDING_BYTES_MAX:
             raise JournalUnavailable("overloaded")
+        self.attach()
         self._enqueue(payloads, size, done)
 
     def sync_append_many(self, payloads: Call) -> list[Position]:
@@ -265,7 +266,6 @@ class Journal:
         return total
 
     def _enqueue(self, payloads: Call, size: int, done: Done) -> None:
-        self.attach()
         self._calls.append(payloads)
         self._dones.append(done)
         self._pending_bytes += size

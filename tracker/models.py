@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from kernel.database import Count, Minor, append_only, json_column, sequence_key
+from network.documents import DocumentVersion
 
 
 class ChangeKind(StrEnum):
@@ -193,7 +194,7 @@ class ConversionItem(SQLModel, table=True):
     amount_minor: Minor
 
 
-class AttributionTerms(SQLModel, table=True):
+class AttributionTerms(DocumentVersion, table=True):
     """A version of the rules by which a program attributes its orders. Append-only.
 
     The version of an order is the one with the latest start not after it; of equal ones the later.
@@ -201,15 +202,6 @@ class AttributionTerms(SQLModel, table=True):
 
     __tablename__ = "attribution_terms"
     __table_args__ = (sa.UniqueConstraint("program_id", "version"), append_only())
-
-    id: str = Field(primary_key=True)
-    program_id: str = Field(foreign_key="program.id")
-    version: int
-    effective_from: datetime
-    document: dict[str, Any] = json_column()
-    content_hash: str
-    published_by: str
-    published_at: datetime
 
 
 class Attribution(SQLModel, table=True):

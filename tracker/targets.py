@@ -15,7 +15,6 @@ from urllib.parse import quote, unquote_plus, urlsplit
 from kernel.errors import InvalidInput, invalid
 
 _PORT_MAX: Final = 65_535
-_KEPT_PAGE_CHARS_MAX: Final = 1024
 _PAGE: Final = re.compile(
     r"(?P<scheme>https?)://"
     r"(?P<host>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)"
@@ -73,20 +72,16 @@ def _malformed(message: str) -> InvalidInput:
     return invalid("url", "url", message)
 
 
-def with_click(page: str, parameter: str, click_id: str) -> str:
-    """The page with `parameter=click_id` at the end of its query; its fragment stays last.
+Around = tuple[tuple[str, ...], str]
+"""The pieces of an address between which a click id stands, and the address without one."""
+
+
+def around_click(page: str, parameter: str) -> Around:
+    """Around a click id at the end of the page's query, as `parameter`; the fragment stays last.
 
     A parameter of that name that is there already goes: it is the click of someone who copied the
-    address, and may not earn again. An empty click id only takes it away.
+    address, and may not earn again.
     """
-    around = _around_click if len(page) <= _KEPT_PAGE_CHARS_MAX else _around_click.__wrapped__
-    before, after, without = around(page, parameter)
-    return f"{before}{click_id}{after}" if click_id else without
-
-
-@lru_cache(maxsize=4096)
-def _around_click(page: str, parameter: str) -> tuple[str, str, str]:
-    """What stands before and after a click id on this page, and the page without one."""
     front, hash_mark, fragment = page.partition("#")
     path, _, query = front.partition("?")
     pairs = [pair for pair in query.split("&") if _name(pair) != parameter] if query else []
@@ -95,7 +90,7 @@ def _around_click(page: str, parameter: str) -> tuple[str, str, str]:
     after = f"{hash_mark}{fragment}"
     without = f"{path}?{'&'.join(pairs)}{after}" if pairs else f"{path}{after}"
     pairs.append(f"{quote(parameter, safe='')}=")
-    return f"{path}?{'&'.join(pairs)}", after, without
+    return (f"{path}?{'&'.join(pairs)}", after), without
 
 
 def _name(pair: str) -> str:
@@ -123,13 +118,22 @@ class Landing:
         places_click = not macros.isdisjoint(_CLICK_ID)
         return cls(to_ascii(landing_url), parameter, bool(macros), places_click)
 
-    def fill(self, click_id: str, values: Mapping[str, str]) -> str:
-        """The address for one click; a missing value and an absent click id are empty."""
-        page = self.page
+    def around(self, values: Mapping[str, str]) -> Around:
+        """The address for these values around the click id; a missing value is empty."""
+        pieces = [self.page]
         if self.has_macros:
-            known = {**values, **dict.fromkeys(_CLICK_ID, click_id)}
-            page = _MACRO.sub(lambda macro: quote(_value(known, macro[1]), safe=""), page)
-        return page if self.places_click else with_click(page, self.parameter, click_id)
+            pieces, rest = [""], 0
+            for macro in _MACRO.finditer(self.page):
+                pieces[-1] += self.page[rest : macro.start()]
+                if macro[1] in _CLICK_ID:
+                    pieces.append("")
+                else:
+                    pieces[-1] += quote(_value(values, macro[1]), safe="")
+                rest = macro.end()
+            pieces[-1] += self.page[rest:]
+        if self.places_click:
+            return tuple(pieces), "".join(pieces)
+        return around_click("".join(pieces), self.parameter)
 
 
 def _value(known: Mapping[str, str], macro: str) -> str:

@@ -13,7 +13,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -216,12 +219,17 @@ def _drain(data: Path, promised: set[bytes]) -> tuple[set[bytes], int]:
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
     last, since = -1, time.monotonic()
     while time.monotonic() < deadline and time.monotonic() - since < QUIET_SECONDS:
-        with sqlite3.connect(data / "tallystick.db", timeout=30) as database:
-            (count,) = database.execute("SELECT count(*) FROM click").fetchone()
+        count = sum(number for [number] in _ask(data, "SELECT count(*) FROM click"))
         if count != last:
             last, since = count, time.monotonic()
             print(f"  {count} rows of {len(promised)} promised", flush=True)
         time.sleep(2)
-    with sqlite3.connect(data / "tallystick.db", timeout=30) as database:
-        ids = [row[0].encode() for row in database.execute("SELECT id FROM click")]
+    ids = [one.encode() for [one] in _ask(data, "SELECT id FROM click")]
     return set(ids), len(ids)
+
+
+def _ask(data: Path, query: str) -> Iterator[tuple[Any, ...]]:
+    """The rows that each day's file has."""
+    for path in sorted((data / "tallystick-clicks").glob("*.db")):
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            yield from database.execute(query)

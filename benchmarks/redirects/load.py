@@ -52,8 +52,8 @@ def closed(port: int, connections: int, seconds: float) -> Result:
     return Result(
         requests=int(_found(r"(\d+) requests in", said)),
         per_second=float(_found(r"Requests/sec:\s+([\d.]+)", said)),
-        p50_ms=_milliseconds(_found(r"50%\s+(\S+)", said)),
-        p99_ms=_milliseconds(_found(r"99%\s+(\S+)", said)),
+        p50_ms=_milliseconds(_found(r"(?m)^\s+50%\s+(\S+)", said)),
+        p99_ms=_milliseconds(_found(r"(?m)^\s+99%\s+(\S+)", said)),
         failed=int(failed[1]) if failed else 0,
     )
 

@@ -154,6 +154,15 @@ class Client:
         head, _, self._heard = self._heard.partition(b"\r\n\r\n")
         return head + b"\r\n\r\n"
 
+    def hear(self, count: int) -> bytes:
+        """So many bytes."""
+        while len(self._heard) < count:
+            chunk = self.socket.recv(65536)
+            assert chunk, self._heard
+            self._heard += chunk
+        heard, self._heard = self._heard[:count], self._heard[count:]
+        return heard
+
     def hear_all(self) -> bytes:
         """Everything until the other side closes."""
         parts = [self._heard]

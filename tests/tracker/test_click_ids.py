@@ -1,6 +1,8 @@
 """Click ids: what goes in comes out, and nothing but what we signed is believed."""
 
 import base64
+import os
+import tempfile
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
@@ -105,6 +107,22 @@ def test_time_of_another_zone_is_read_as_utc() -> None:
     beijing = timezone(timedelta(hours=8))
     assert SIGNER.read(mint(at=AT.astimezone(beijing))).at == AT
     assert SIGNER.read(mint(at=AT.astimezone(beijing))).at.tzinfo is UTC
+
+
+def test_a_forked_process_shares_no_random_bytes() -> None:
+    mint(random_bytes=None)  # a block is there
+    with tempfile.TemporaryFile() as file:
+        child = os.fork()
+        if child == 0:
+            file.write("".join(mint(random_bytes=None) for _ in range(600)).encode())
+            file.flush()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        file.seek(0)
+        said = file.read().decode()
+    theirs = {said[at : at + CLICK_ID_LENGTH] for at in range(0, len(said), CLICK_ID_LENGTH)}
+    ours = {mint(random_bytes=None) for _ in range(600)}
+    assert len(theirs | ours) == 1200
 
 
 @given(random_bytes=st.binary(min_size=10, max_size=10), where=st.integers(0, 51), data=st.data())

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from kernel.database import unit_of_work
 from network import programs
 from network.models import ProgramStatus
-from tracker.click_core import client_address, is_prefetch
+from tracker.click_headers import client_address, is_prefetch
 from tracker.click_ids import FLAG_NOT_BILLABLE
 from tracker.clicks import NOTE_PARAMETER, PARAMETERS_MAX
 from tracker.journal_reader import read_batch

@@ -266,6 +266,30 @@ def test_a_kept_connection_answers_again_and_is_closed_when_idle(served: Served)
         assert 1 < time.monotonic() - started < 15
 
 
+def test_a_connection_in_use_outlives_the_keep_alive_time(served: Served) -> None:
+    with served.connect() as client:
+        for _ in range(3):
+            client.say(link() + PAGE % b"between")
+            assert statuses(client.hear_head()) == [302]
+            client.hear_head()
+            assert client.hear(13) == b"GET between 0"
+            # Of 2 s: three such pauses are longer than it, one is not.
+            assert client.hears_nothing(0.9)
+        assert client.hear_all() == b""
+
+
+def test_a_request_that_is_coming_in_is_not_idle(served: Served) -> None:
+    said = link(b"?s1=slow")
+    with served.connect() as client:
+        client.say(link())
+        client.hear_head()
+        client.say(said[:20])
+        assert client.hears_nothing(2.5)
+        client.say(said[20:])
+        assert statuses(client.hear_head()) == [302]
+        assert client.hear_all() == b""
+
+
 def test_nothing_is_begun_behind_the_last_request_of_a_connection(served: Served) -> None:
     records = Records(served)
     said = link(b"?s1=1") + link(b"?s1=2", b"Connection: close\r\n") + link(b"?s1=3") + PAGE % b"4"

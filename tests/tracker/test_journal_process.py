@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracker.test_journal import opened, payloads, wait_until_free
+from tests.tracker.journals import opened, payloads
+from tests.tracker.test_journal import wait_until_free
 from tracker.journal import Journal, JournalLocked, JournalUnavailable, open_journal
 from tracker.journal_process import WriterProcess
 from tracker.journal_reader import read_batch, segment_numbers

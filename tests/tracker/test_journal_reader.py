@@ -2,13 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tracker.journal import Journal, open_journal
+from tests.tracker.journals import flip, payloads, read_all, write, writing
 from tracker.journal_reader import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -24,52 +22,6 @@ from tracker.journal_reader import (
     segment_numbers,
     segment_path,
 )
-
-
-def opened(directory: Path, **limits: int) -> Journal:
-    defaults = {"segment_bytes_max": 2**16, "journal_bytes_max": 2**24, "record_bytes_max": 2**12}
-    return open_journal(directory, with_process=False, **(defaults | limits))
-
-
-@contextmanager
-def writing(directory: Path, **limits: int) -> Iterator[Journal]:
-    journal = opened(directory, **limits)
-    try:
-        yield journal
-    finally:
-        journal.sync_close()
-
-
-def write(directory: Path, *payloads: bytes, **limits: int) -> list[Position]:
-    with writing(directory, **limits) as journal:
-        return journal.sync_append_many(payloads)
-
-
-def read_all(
-    directory: Path, position: Position | None = None, *, records_max: int = 7
-) -> tuple[list[tuple[Position, bytes]], list[Damage], Position | None]:
-    """Everything from `position`, read in small batches as the shipper would."""
-    records: list[tuple[Position, bytes]] = []
-    damage: list[Damage] = []
-    while True:
-        batch = read_batch(directory, position, records_max=records_max, bytes_max=4096)
-        records += [(record.position, record.payload) for record in batch.records]
-        damage += batch.damage
-        position = batch.next_position
-        if not batch.records:
-            return records, damage, position
-
-
-def payloads(directory: Path) -> list[bytes]:
-    records, damage, _ = read_all(directory)
-    assert damage == []
-    return [payload for _, payload in records]
-
-
-def flip(path: Path, offset: int, bit: int = 0) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1 << bit
-    path.write_bytes(content)
 
 
 def test_a_record_over_bytes_max_is_still_read(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from kernel.errors import InvalidInput
 from tests.tracker.conftest import BROWSER
 from tracker import clicks
-from tracker.click_core import Answer, ClickCore, ClickRequest, Decision
+from tracker.click_answers import Answer
+from tracker.click_core import ClickCore, ClickRequest, Decision
 from tracker.deep_links import DeepLinkSigner
 from tracker.routing import RoutingTable
 from tracker.targets import is_allowed, read_destination
@@ -96,7 +97,7 @@ def decide(
     core: ClickCore, table: RoutingTable, query: bytes, path: bytes = b"/c/shop/blog"
 ) -> Decision:
     return core.decide(
-        ClickRequest("GET", path, query, [(b"user-agent", BROWSER.encode())], "91.0.0.77"), table
+        ClickRequest("GET", path, query, {"user-agent": BROWSER}, "91.0.0.77"), table
     )
 
 

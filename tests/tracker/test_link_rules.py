@@ -121,6 +121,30 @@ def test_a_retired_link_sends_on_and_earns_nothing(tracker: Any) -> None:
     assert (row.unbillable_reason, row.link) == ("link_retired", link.code)
 
 
+def test_what_is_remembered_of_links_ends_with_their_next_change(tracker: Any, world: Any) -> None:
+    link = make_link(tracker, url=PAGE)
+
+    def reasons() -> list[str]:
+        """Of one more click by each link."""
+        tracker.get(f"/l/{link.code}?s2=x")
+        tracker.get("/c/shop/blog?s2=x")
+        before = len(tracker.rows(Click))
+        tracker.ship()
+        return [row.unbillable_reason for row in tracker.rows(Click)][before:]
+
+    assert reasons() == ["", ""]
+    assert reasons() == ["", ""]
+    retire(tracker, link)
+    assert reasons() == ["link_retired", ""]
+    settle(tracker, fallback_url="https://shop.test/over")
+    assert tracker.get(f"/l/{link.code}?s2=x").location == "https://shop.test/over"
+    publisher_fallback(tracker, world, "https://blog.test/gone")
+    assert tracker.get(f"/l/{link.code}?s2=x").location == "https://blog.test/gone"
+    assert tracker.get("/l/later?s2=x").status == 404
+    make_link(tracker, code="later")
+    assert tracker.get("/l/later?s2=x").status == 302
+
+
 def test_a_qr_code_is_a_picture_that_may_be_kept(tracker: Any) -> None:
     link = make_link(tracker)
     svg = tracker.http.get(f"/l/{link.code}.svg")

@@ -104,7 +104,8 @@ class Scene:
             return list(session.exec(select(Conversion)))
 
     def click_id(self, publisher: str) -> str:
-        """A click id as an ordinary link gives it."""
+        """A click id as an ordinary link gives it, younger than every one before it."""
+        time.sleep(0.002)  # its time is in milliseconds, and the youngest click decides
         with reading(self.engine) as session:
             program = session.exec(select(Program).where(Program.code == "tagged")).one()
             named = session.exec(select(Publisher).where(Publisher.code == publisher)).one()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.errors import InvalidInput
-from tracker.targets import Landing, is_allowed, read_destination, with_click
+from tracker.targets import Landing, around_click, is_allowed, read_destination
 
 ALLOWED = ("shop.test", "www.whitelisteddomain.tld")
 
@@ -168,26 +168,26 @@ def test_any_text_is_judged(text: str) -> None:
         ("https://x/?cc=1", "https://x/?cc=1&c=ID"),
     ],
 )
-def test_with_click(page: str, expected: str) -> None:
-    assert with_click(page, "c", "ID") == expected
+def test_around_click(page: str, expected: str) -> None:
+    assert "ID".join(around_click(page, "c")[0]) == expected
 
 
 def test_without_click_an_old_one_goes() -> None:
-    assert with_click("https://x/?c=old", "c", "") == "https://x/"
-    assert with_click("https://x/?a=1&c=old#f", "c", "") == "https://x/?a=1#f"
+    assert around_click("https://x/?c=old", "c")[1] == "https://x/"
+    assert around_click("https://x/?a=1&c=old#f", "c")[1] == "https://x/?a=1#f"
 
 
 def test_landing_with_and_without_macros() -> None:
     plain = Landing.of("https://x/?a={s9}", "c")
-    assert plain.fill("ID", {"s1": "v"}) == "https://x/?a={s9}&c=ID"
+    assert "ID".join(plain.around({"s1": "v"})[0]) == "https://x/?a={s9}&c=ID"
     placed = Landing.of("https://x/{program}/{publisher}?i={click_id}&s={s1}{s5}#{s2}", "c")
     values = {"program": "p", "publisher": "b", "s1": "a b&", "s2": "#"}
-    assert placed.fill("ID", values) == "https://x/p/b?i=ID&s=a%20b%26#%23"
-    assert placed.fill("", {}) == "https://x//?i=&s=#"
+    assert "ID".join(placed.around(values)[0]) == "https://x/p/b?i=ID&s=a%20b%26#%23"
+    assert placed.around({})[1] == "https://x//?i=&s=#"
     nested = Landing.of("https://x/?s={s1}", "c")
-    assert nested.fill("ID", {"s1": "{click_id}"}) == "https://x/?s=%7Bclick_id%7D&c=ID"
+    assert "ID".join(nested.around({"s1": "{click_id}"})[0]) == "https://x/?s=%7Bclick_id%7D&c=ID"
 
 
 def test_landing_outside_ascii_is_encoded() -> None:
     landing = Landing.of("https://bücher.test/größe", "c")
-    assert landing.fill("", {}) == "https://xn--bcher-kva.test/gr%C3%B6%C3%9Fe"
+    assert landing.around({})[1] == "https://xn--bcher-kva.test/gr%C3%B6%C3%9Fe"
