@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from tracker.geo import GeoResolver
 from tracker.models import Click
 from tracker.node import click_id_signer
 
-CLICKS, ROUNDS, BATCH, OBJECTS = 100_000, 3, 5_000, 10_000
+CLICKS, ROUNDS, BATCH, OBJECTS = 100_000, 3, 10_000, 10_000
 FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC)
 POSTGRES_URL = os.environ.get(
     "TALLYSTICK_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -53,6 +54,15 @@ POSTGRES_URL = os.environ.get(
 RESULT = Path(__file__).resolve().parent / "results" / "ingest.txt"
 _T = TypeVar("_T")
 AGENT = "Mozilla/5.0 ({}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36"
+# What a step of the shipper ends, by the name it is called with.
+PARTS = {
+    "read": "read and decode",
+    "built": "look up and make rows",
+    "day files": "insert",
+    "rows": "insert",
+    "clicks": "roll-ups",
+    "committed": "commit",
+}
 SYSTEMS = ("Windows NT 10.0; Win64; x64", "X11; Linux x86_64", "Macintosh; Intel Mac OS X 10_15_7")
 
 
@@ -133,6 +143,7 @@ class Bench:
         self.keys = load_keys(self.settings)
         self.geo = GeoResolver(None)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.parts: defaultdict[str, float] = defaultdict(float)
 
     def journaled(self, start: datetime) -> Path:
         path = self.folder / f"journal-{start:%d}"
@@ -155,6 +166,14 @@ class Bench:
 
     def ship(self, path: Path) -> int:
         shipped = 0
+        last = time.perf_counter()
+
+        def step(name: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            self.parts[name] += now - last
+            last = now
+
         while one := shipper.ship_once(
             self.engine,
             path,
@@ -162,9 +181,18 @@ class Bench:
             geo=self.geo,
             settings=self.settings,
             now=clock.now(),
+            step=step,
         ):
             shipped += one.clicks
         return shipped
+
+    def shares(self) -> str:
+        """Where the time of `ship` went, by the steps that it says are done."""
+        total = sum(self.parts.values())
+        named: defaultdict[str, float] = defaultdict(float)
+        for step, seconds in self.parts.items():
+            named[PARTS.get(step, "the rest")] += seconds
+        return ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in named.items())
 
     def rows(self, start: datetime) -> list[tuple[Any, ...]]:
         """The rows that shipping made, as the driver stores them."""
@@ -277,7 +305,7 @@ def batches(rows: list[Any]) -> Iterator[list[Any]]:
 def measure(name: str, bench: Bench, rounds: int) -> Iterator[str]:
     # As the shipper's process does, see server.children.
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(1_000_000, 50, 100)
     shipped: list[Timed] = []
     bare: list[Timed] = []
     for number in range(rounds + 1):
@@ -293,6 +321,8 @@ def measure(name: str, bench: Bench, rounds: int) -> Iterator[str]:
         if number:
             shipped.append(ship)
             bare.append(floor)
+        else:
+            bench.parts.clear()
     given, store = bench.objects(FIRST_DAY)
     objects = timed(lambda: store(given))
     best = max(shipped, key=lambda one: one.rows / one.wall_s)
@@ -314,6 +344,7 @@ def measure(name: str, bench: Bench, rounds: int) -> Iterator[str]:
         f"{statistics.median(rate_cpu) * took[1]:.1f}x in CPU  (target: at least 15x)"
     )
     yield f"  best round        {best}"
+    yield f"  of its time       {bench.shares()}"
 
 
 def middle(found: list[Timed]) -> Timed:

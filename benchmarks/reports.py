@@ -29,7 +29,8 @@ from network import programs, publishers
 from network.access import Actor
 from network.models import Role
 from server import migrate
-from tracker import reports, rollups
+from tests import make
+from tracker import reports
 from tracker.models import Click
 from tracker.reports import Question
 
@@ -114,7 +115,7 @@ def fill(engine: Engine, size: int) -> tuple[list[str], float, float]:
             start = time.perf_counter()
             session.execute(insert, batch)
             middle = time.perf_counter()
-            rollups.add_clicks(session, batch, values_max=1_000)
+            make.count_clicks(session, batch)
             rolling += time.perf_counter() - middle
             inserting += middle - start
     checkpoint(engine)

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         2**20, ge=2**12, description="One journal record; a larger event is refused."
     )
     ship_batch_records_max: int = Field(
-        5_000, ge=1, description="Events moved into the database at a time."
+        10_000, ge=1, description="Events moved into the database at a time."
     )
     ship_batch_orders_max: int = Field(
         500, ge=1, description="Orders and changes of orders among them, in one transaction."
@@ -150,6 +150,12 @@ class Settings(BaseSettings):
     )
     upload_chunk_rows: int = Field(
         500, ge=1, le=10_000, description="Rows of a file that are taken in at once."
+    )
+    upload_days: int = Field(
+        400,
+        ge=0,
+        description="Days that files of orders and the results of their rows are kept after they "
+        "are done; the orders stay. 0 means for ever.",
     )
     intake_wait_milliseconds: int = Field(
         2_000, ge=0, description="How long a change of an order waits for the order to be shipped."
@@ -243,6 +249,12 @@ class Settings(BaseSettings):
     )
     health_late_minutes: int = Field(
         60, ge=1, description="An order that is reported later than this after it occurred is late."
+    )
+    health_repeats_min: int = Field(
+        10,
+        ge=1,
+        description="Identical reports of one known order, by one way, that are amber; ten times "
+        "as many are red.",
     )
     health_share_percent: int = Field(
         20,

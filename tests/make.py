@@ -5,11 +5,12 @@ test that needs two of a kind calls twice.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, SQLModel, select
 
@@ -23,7 +24,7 @@ from network.models import (
     Program,
     Publisher,
 )
-from tracker import click_days, day_files, day_partitions
+from tracker import click_days, day_files, day_partitions, rollup_clicks
 from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import (
     Attribution,
@@ -146,6 +147,30 @@ def clicks(engine: Engine) -> list[Click]:
     return list(found.values())
 
 
+def count_clicks(
+    session: Session, rows: Sequence[Mapping[str, Any]], *, values_max: int = 1_000
+) -> None:
+    """Count clicks in the roll-ups; the rows have what clicks have by these names."""
+    rollup_clicks.add(session, counted(session, rows), values_max=values_max)
+
+
+def counted(session: Session, rows: Sequence[Mapping[str, Any]]) -> rollup_clicks.Clicks:
+    """What the roll-ups count of clicks that are given by name."""
+    programs = dict(session.exec(select(Program.id, Program.number)).all())
+    publishers = dict(session.exec(select(Publisher.id, Publisher.number)).all())
+    return rollup_clicks.Clicks(
+        times=[row["at"] for row in rows],
+        programs=[programs[row["program_id"]] for row in rows],
+        publishers=[publishers[row["publisher_id"]] for row in rows],
+        reasons=[row["unbillable_reason"] for row in rows],
+        sub_ids=[msgspec.json.encode(row.get("sub_ids", {})).decode() for row in rows],
+        visitor_keys=[row["visitor_key"] for row in rows],
+        user_agents=[row["user_agent"] for row in rows],
+        countries=[row.get("country") for row in rows],
+        links=[row.get("link", "") for row in rows],
+    )
+
+
 def click(session: Session, of: Program, who: Publisher, **facts: Any) -> Click:
     """A click an hour before NOW."""
     at = facts.get("at", NOW - timedelta(hours=1))
@@ -168,9 +193,13 @@ def conversion(
     *,
     items: Sequence[dict[str, Any]] = (),
     clicked: Click | None = None,
+    decided: bool = True,
     **facts: Any,
 ) -> Conversion:
-    """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0."""
+    """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0.
+
+    One that is not `decided` has no attribution yet.
+    """
     number, identity = _id("cnv")
     at = facts.get("occurred_at", NOW)
     given: dict[str, Any] = {
@@ -190,20 +219,9 @@ def conversion(
     for line, item in enumerate(items):
         row: dict[str, Any] = {"conversion_id": made.id, "line": line} | item
         session.add(ConversionItem(**row))
-    session.add(
-        Attribution(
-            conversion_id=made.id,
-            publisher_id=who.id if who else None,
-            click_id=clicked.id if clicked else None,
-            clicked_at=clicked.at if clicked else None,
-            click_country=clicked.country if clicked else None,
-            sub_ids=dict(clicked.sub_ids) if clicked else {},
-            source="click" if who else "none",
-            reason="last_click" if who else "no_click",
-            decided_at=made.received_at,
-        )
-    )
-    if who:
+    if decided:
+        session.add(_attribution(made, who, clicked))
+    if decided and who:
         session.add(
             AttributionShare(
                 conversion_id=made.id,
@@ -217,6 +235,20 @@ def conversion(
         )
     session.flush()
     return made
+
+
+def _attribution(made: Conversion, who: Publisher | None, clicked: Click | None) -> Attribution:
+    return Attribution(
+        conversion_id=made.id,
+        publisher_id=who.id if who else None,
+        click_id=clicked.id if clicked else None,
+        clicked_at=clicked.at if clicked else None,
+        click_country=clicked.country if clicked else None,
+        sub_ids=dict(clicked.sub_ids) if clicked else {},
+        source="click" if who else "none",
+        reason="last_click" if who else "no_click",
+        decided_at=made.received_at,
+    )
 
 
 def change(session: Session, of: Conversion, kind: ChangeKind, **facts: Any) -> ConversionChange:

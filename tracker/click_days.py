@@ -293,7 +293,7 @@ def _move_some(engine: Engine, *, now: datetime) -> bool:
     return True
 
 
-def write_file(engine: Engine, row: ClickDay, rows: Sequence[tuple[Any, ...]]) -> int:
+def write_file(engine: Engine, row: ClickDay, rows: Sequence[Sequence[Any]]) -> int:
     """Add finished rows to the file of a day, committed at once; how many were new."""
     with day_files.beside(engine).writing(Place(row.day, row.generation)) as connection:
         return day_files.insert(connection, rows)

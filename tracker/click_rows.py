@@ -8,9 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from tracker.agents import classify
 from tracker.click_days import day_of
@@ -18,26 +20,33 @@ from tracker.clicks import NOTE_PARAMETER, WITHOUT_CONSENT, read_query, shorten_
 from tracker.day_files import COLUMNS
 from tracker.events import ClickSeen
 from tracker.geo import GeoResolver
+from tracker.link_checks import Landing
+from tracker.rollup_clicks import Clicks
 from tracker.visitors import CARRY, Salts, key_of, period_of
 
 Row = list[Any]
 """The values of a click in the order of COLUMNS; times are datetimes, documents are JSON text."""
 
-ID, AT, PROGRAM, REASON, SUB_IDS, VISITOR, DUPLICATES, CARRIED, ORIGIN = (
+ID, AT, PROGRAM, PUBLISHER, REASON, LANDING_URL, SUB_IDS, VISITOR, AGENT, COUNTRY = (
     COLUMNS.index(name)
     for name in (
         "id",
         "at",
         "program_id",
+        "publisher_id",
         "unbillable_reason",
+        "landing_url",
         "sub_ids",
         "visitor_key",
-        "duplicates",
-        "carried_clicks",
-        "origin",
+        "user_agent",
+        "country",
     )
 )
+DUPLICATES, LINK, CARRIED, ORIGIN = (
+    COLUMNS.index(name) for name in ("duplicates", "link", "carried_clicks", "origin")
+)
 _CACHE_ENTRIES: Final = 16_384
+_NOTHING: Final = "{}"
 _CACHED_QUERY_CHARS_MAX: Final = 512
 _Place = tuple[str, str | None, str, bool]
 """Network, country, what said so, whether it is a data centre's."""
@@ -57,6 +66,11 @@ class Built:
 
     days: dict[date, DayRows] = field(default_factory=dict)
     refused: list[ClickSeen] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Clicks of all days, repeated ones among them."""
+        return sum(len(of_day.rows) for of_day in self.days.values())
 
 
 def origin_of(journal: int, segment: int, offset: int) -> int:
@@ -89,6 +103,7 @@ class Builder:
         self._places: dict[str, _Place] = {}
         self._geo_changes = geo.changes
         self._documents = lru_cache(maxsize=_CACHE_ENTRIES)(_documents)
+        self._class_of = lru_cache(maxsize=_CACHE_ENTRIES)(_class_of)
 
     def build(self, seen: Sequence[tuple[ClickSeen, int]]) -> Built:
         """The rows of clicks (each with the origin of its record), but for what is stored already.
@@ -111,58 +126,58 @@ class Builder:
             if day is None:
                 day = days[date_of] = _Day.of(date_of, self.salts)
                 built.days[date_of] = day.into
-            row = self._row(click, program_id, publisher_id)
-            row[ORIGIN] = origin
-            if click.address or click.user_agent:
-                row[VISITOR] = key_of(day.salted, click.address, click.user_agent)
-                if click.at < day.carries_until:
-                    before = key_of(day.salted_before, click.address, click.user_agent)
-                    day.into.earlier_keys[click.id] = before
-            day.into.rows.append(row)
+            day.into.rows.append(self._row(click, program_id, publisher_id, day, origin))
         return built
 
-    def _row(self, click: ClickSeen, program_id: str, publisher_id: str) -> Row:
-        place = self._places.get(click.address) or self._place(click.address)
-        query = click.query
-        if not query and not click.note:
-            sub_ids = parameters = "{}"
+    def _row(
+        self, click: ClickSeen, program_id: str, publisher_id: str, day: "_Day", origin: int
+    ) -> Row:
+        # All fields at once: asking for them one by one takes as long as the rest of this.
+        click_id, at, _, _, page, query, reason, note, imported, *rest = astuple(click)
+        address, user_agent, referrer, accept_language, *sec_fetch, link = rest
+        network, country, country_source, is_hosting = self._places.get(address) or self._place(
+            address
+        )
+        if not query and not note:
+            sub_ids = parameters = _NOTHING
         elif len(query) > _CACHED_QUERY_CHARS_MAX:
-            sub_ids, parameters = _documents(query, click.note, self.sub_id_chars_max)
+            sub_ids, parameters = _documents(query, note, self.sub_id_chars_max)
         else:
-            sub_ids, parameters = self._documents(query, click.note, self.sub_id_chars_max)
-        at = click.at
+            sub_ids, parameters = self._documents(query, note, self.sub_id_chars_max)
+        visitor = ""
+        if address or user_agent:
+            visitor = key_of(day.salted, address, user_agent)
+            if at < day.carries_until:
+                day.into.earlier_keys[click_id] = key_of(day.salted_before, address, user_agent)
         if at.microsecond % 1000:
             # As the id states it: the two say the same time, on every database.
             at = at.replace(microsecond=at.microsecond // 1000 * 1000)
         # An imported click, or one without consent, carries no agent; that is not an empty one.
-        knows_agent = not click.imported and click.reason not in WITHOUT_CONSENT
+        knows_agent = not imported and reason not in WITHOUT_CONSENT
         return [
-            click.id,
+            click_id,
             at,
             program_id,
             publisher_id,
-            click.imported,
-            click.reason,
-            click.page,
+            imported,
+            reason,
+            page,
             sub_ids,
             parameters,
-            place[0],
-            "",
-            click.user_agent,
-            classify(click.user_agent).value if knows_agent else "",
-            click.referrer,
-            click.accept_language,
-            click.sec_fetch_dest,
-            click.sec_fetch_mode,
-            click.sec_fetch_user,
-            click.sec_purpose,
-            place[1],
-            place[2],
-            place[3],
+            network,
+            visitor,
+            user_agent,
+            self._class_of(user_agent) if knows_agent else "",
+            referrer,
+            accept_language,
+            *sec_fetch,
+            country,
+            country_source,
+            is_hosting,
             0,
-            click.link,
+            link,
             0,
-            0,
+            origin,
         ]
 
     def _place(self, address: str) -> _Place:
@@ -213,8 +228,30 @@ def _json(document: dict[str, str]) -> str:
     return msgspec.json.encode(document).decode()
 
 
-def as_mapping(row: Row) -> dict[str, Any]:
-    """A row by column name, its sub-ids as a dictionary."""
-    named: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-    named["sub_ids"] = msgspec.json.decode(row[SUB_IDS])
-    return named
+def _class_of(user_agent: str) -> str:
+    return classify(user_agent).value
+
+
+def counted(
+    rows: Sequence[Row], programs: Mapping[str, int], publishers: Mapping[str, int]
+) -> Clicks:
+    """What the roll-ups count of these rows; the numbers of programs and publishers by id."""
+    return Clicks(
+        times=[row[AT] for row in rows],
+        programs=[programs[row[PROGRAM]] for row in rows],
+        publishers=[publishers[row[PUBLISHER]] for row in rows],
+        reasons=[row[REASON] for row in rows],
+        sub_ids=[row[SUB_IDS] for row in rows],
+        visitor_keys=[row[VISITOR] for row in rows],
+        user_agents=[row[AGENT] for row in rows],
+        countries=[row[COUNTRY] for row in rows],
+        links=[row[LINK] for row in rows],
+    )
+
+
+_LANDING: Final = itemgetter(PROGRAM, PUBLISHER, REASON, LANDING_URL)
+
+
+def landings(rows: Sequence[Row]) -> list[Landing]:
+    """Where these rows led, each equal landing once, in their order."""
+    return [Landing(*one) for one in dict.fromkeys(map(_LANDING, rows))]

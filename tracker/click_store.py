@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from operator import itemgetter
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -36,6 +37,7 @@ from tracker.visitors import CARRY
 
 _MEMORY_VISITORS_MAX: Final = 200_000
 _ASK_MAX: Final = 10_000
+_AT: Final = itemgetter(AT)
 
 _LOOKED_UP: Final = (
     col(Click.id),
@@ -120,9 +122,11 @@ class Store:
         batch = {row[ID] for of_day in built.days.values() for row in of_day.rows}
         for day in sorted(built.days):
             of_day = built.days[day]
-            rows = list({row[ID]: row for row in reversed(of_day.rows)}.values())
-            stored.repeated += len(of_day.rows) - len(rows)
-            rows.sort(key=_at)
+            rows = of_day.rows
+            if len(batch) < built.count:
+                rows = list({row[ID]: row for row in reversed(rows)}.values())
+                stored.repeated += len(of_day.rows) - len(rows)
+            rows.sort(key=_AT)
             self._count(rows, of_day, batch)
             added = self._write(day, rows)
             stored.repeated += len(rows) - len(added)
@@ -209,15 +213,26 @@ class Store:
     def _write(self, day: date, rows: list[Row]) -> list[Row]:
         """Add rows of one day; those that are there through this record, now or before a crash."""
         if self.session is None:
-            finished = _for_sqlite(day, rows)
-            count = click_days.write_file(self.engine, self.places[day], finished)
+            count = self._write_file(day, rows)
         else:
             connection = self.session.connection()
-            finished = [tuple(row) for row in rows]
-            if day_partitions.copy(connection, finished):
+            if day_partitions.copy(connection, rows):
                 return rows
-            count = day_partitions.insert(connection, finished)
+            count = day_partitions.insert(connection, [tuple(row) for row in rows])
         return rows if count == len(rows) else self._ours(day, rows)
+
+    def _write_file(self, day: date, rows: Sequence[Row]) -> int:
+        # As SQLAlchemy stores a time there: without its zone, which is UTC. The rows themselves are
+        # written, because a copy of each takes as long as looking it up did.
+        times = [row[AT] for row in rows]
+        prefix = f"{day} "
+        for row, at in zip(rows, times, strict=True):
+            row[AT] = prefix + at.time().isoformat("microseconds")
+        try:
+            return click_days.write_file(self.engine, self.places[day], rows)
+        finally:
+            for row, at in zip(rows, times, strict=True):
+                row[AT] = at
 
     def _ours(self, day: date, rows: list[Row]) -> list[Row]:
         found: dict[str, tuple[int, int, int]] = {}
@@ -240,11 +255,6 @@ class Store:
                 row[DUPLICATES], row[CARRIED] = duplicates, carried
                 ours.append(row)
         return ours
-
-
-def _at(row: Row) -> datetime:
-    at: datetime = row[AT]
-    return at
 
 
 def _chunks(values: Collection[str]) -> Iterable[list[str]]:
@@ -279,12 +289,6 @@ def _remember(rows: Sequence[Row], times: Times) -> None:
 
 def _count_from(times: Sequence[datetime], since: datetime, *, after: bool = False) -> int:
     return len(times) - (bisect_right(times, since) if after else bisect_left(times, since))
-
-
-def _for_sqlite(day: date, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    # As SQLAlchemy stores a time there: without its zone, which is UTC.
-    prefix = f"{day} "
-    return [(row[0], prefix + row[AT].time().isoformat("microseconds"), *row[2:]) for row in rows]
 
 
 def _read_origins(

@@ -38,6 +38,7 @@ _DESTINATIONS: Final = (
 )
 # Names that elsewhere stand for anything: only an address in them is taken for a deep link.
 _DESTINATIONS_IF_ADDRESS: Final = ("p", "path")
+_SPECIAL: Final = frozenset({*_DESTINATIONS, *_DESTINATIONS_IF_ADDRESS, *consent.NAMES})
 _ADDRESS_STARTS: Final = ("http://", "https://")
 # What other networks call the place for a publisher's own reference, by the slot it goes to, in
 # the order in which they are asked.
@@ -120,11 +121,10 @@ def read_query(query: str, *, sub_id_chars_max: int) -> LinkQuery:
         if not name or name in parameters:
             continue
         parameters[name] = _text(raw_value, sub_id_chars_max)
-        if name in _DESTINATIONS or name in _DESTINATIONS_IF_ADDRESS:
-            # A plus is a plus here: no address holds a blank, but many hold a bare plus.
-            destinations[name] = unquote(raw_value)
-        elif name in consent.NAMES:
-            said[name] = unquote(raw_value)
+        if name not in _SPECIAL:
+            continue
+        # A plus is a plus here: no address holds a blank, but many hold a bare plus.
+        (said if name in consent.NAMES else destinations)[name] = unquote(raw_value)
     return LinkQuery(
         sub_ids=_sub_ids(parameters),
         parameters=parameters,

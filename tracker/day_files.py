@@ -232,9 +232,15 @@ def _url(path: Path, mode: str) -> str:
     return f"sqlite:///file:{quote(str(path.absolute()))}?mode={mode}&uri=true"
 
 
-def insert(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+def insert(connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
     """Add finished rows (see COLUMNS) whose id is not there yet; how many these were."""
-    return connection.exec_driver_sql(_INSERT, list(rows)).rowcount
+    driver: Any = connection.connection.driver_connection
+    try:
+        # SQLAlchemy would take a row that is a list for several rows.
+        found: int = driver.executemany(_INSERT, rows).rowcount
+    except sqlite3.Error as error:
+        raise sa.exc.DBAPIError.instance(_INSERT, None, error, sqlite3.Error) from error
+    return found
 
 
 _INSERT: Final = (

@@ -100,7 +100,7 @@ def bytes_of(connection: Connection, day: date) -> int:
     return int(connection.exec_driver_sql(query).scalar_one())
 
 
-def copy(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
+def copy(connection: Connection, rows: Sequence[Sequence[Any]]) -> bool:
     """Add finished rows (see COLUMNS) in one stream.
 
     False, and none added, when one is there already or is none that the table takes: `insert`

@@ -246,7 +246,13 @@ def _from_registry(ip: str) -> Geo | None:
         return None
     if clouds.is_listed(IPV4, number):
         return None
-    country = _country(iptocc.country_code(ip))
+    return _geo_of(iptocc.country_code(ip))
+
+
+@lru_cache(maxsize=512)
+def _geo_of(code: str | None) -> Geo | None:
+    # There are some 250 of them: making one takes longer than finding it.
+    country = _country(code)
     return None if country is None else Geo(country, "registry")
 
 

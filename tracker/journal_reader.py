@@ -215,14 +215,16 @@ class Framing:
     def take(self, data: bytes, base: int, records: list[Record], records_max: int) -> int:
         """Add intact frames at the start of `data` until there are `records_max`; their length."""
         # `end_of_frame` again and again, written out: every event of the network passes here.
-        at, segment, place_of = 0, self.segment, _PLACE.pack
-        while at + FRAME_BYTES <= len(data) and len(records) < records_max:
-            length, crc = _FRAME.unpack_from(data, at)
+        at, segment, place_of, new = 0, self.segment, _PLACE.pack, tuple.__new__
+        last, frame_at = len(data) - FRAME_BYTES, _FRAME.unpack_from
+        while at <= last and len(records) < records_max:
+            length, crc = frame_at(data, at)
             payload = data[at + FRAME_BYTES : at + FRAME_BYTES + length]
             place = crc32(place_of(segment, base + at, length), self.seed)
             if crc32(payload, place) != crc or len(payload) != length or length == 0:
                 break
-            records.append(Record(Position(segment, base + at), payload))
+            # A named tuple's own way to make one takes as long as checking the frame.
+            records.append(new(Record, (new(Position, (segment, base + at)), payload)))
             at += FRAME_BYTES + length
         return at
 

@@ -5,12 +5,12 @@ and nothing else is ever asked for. Each is looked at once a day at most, a few 
 hour, and a host is left alone between two looks; HEAD first, and GET only where HEAD fails.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
 import sqlalchemy as sa
@@ -56,11 +56,18 @@ class Look:
     status: int
 
 
-def note(
-    session: Session, rows: Sequence[Mapping[str, Any]], *, targets_max: int, now: datetime
-) -> None:
-    """Remember pages that these clicks led to, a few of each program, up to `targets_max` each."""
-    pages = _pages(rows)
+class Landing(NamedTuple):
+    """Where a click led; `reason` is empty when it may earn."""
+
+    program_id: str
+    publisher_id: str
+    reason: str
+    url: str
+
+
+def note(session: Session, landings: Iterable[Landing], *, targets_max: int, now: datetime) -> None:
+    """Remember pages that clicks led to, a few of each program, up to `targets_max` each."""
+    pages = _pages(landings)
     if not pages:
         return
     today = day_number(now.astimezone(UTC).date())
@@ -72,33 +79,35 @@ def note(
             .where(sa.tuple_(col(LinkTarget.program_id), col(LinkTarget.url_hash)).in_(seen))
             .values(seen_day=today)
         )
-    fresh = {key: row for key, row in pages.items() if key not in known}
+    fresh = {key: landing for key, landing in pages.items() if key not in known}
     counts = _counts(session, {program_id for program_id, _ in fresh})
     added = []
-    for (program_id, url_hash), row in sorted(fresh.items(), key=lambda entry: entry[0]):
+    for (program_id, url_hash), landing in sorted(fresh.items(), key=lambda entry: entry[0]):
         counts[program_id] = counts.get(program_id, 0) + 1
         if counts[program_id] <= targets_max:
-            added.append(_target(row, url_hash, today, now))
+            added.append(_target(landing, url_hash, today, now))
     if added:
         dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
         session.execute(dialect.insert(LinkTarget).on_conflict_do_nothing(), added)
 
 
-_Pages = dict[tuple[str, str], Mapping[str, Any]]
+_Pages = dict[tuple[str, str], Landing]
 
 
-def _pages(rows: Sequence[Mapping[str, Any]]) -> _Pages:
+def _pages(landings: Iterable[Landing]) -> _Pages:
     """The first pages of billable clicks by program and hash of the page."""
-    distinct: dict[tuple[str, str], Mapping[str, Any]] = {}
+    distinct: dict[tuple[str, str], Landing] = {}
     counts: dict[str, int] = {}
-    for row in rows:
-        key = (row["program_id"], row.get("landing_url") or "")
-        if key in distinct or row["unbillable_reason"] or not key[1].startswith("http"):
+    for landing in landings:
+        key = (landing.program_id, landing.url)
+        if key in distinct or landing.reason or not landing.url.startswith("http"):
             continue
         if counts.get(key[0], 0) < _PAGES_A_BATCH:
             counts[key[0]] = counts.get(key[0], 0) + 1
-            distinct[key] = row
-    return {(program_id, _hash(_address(url))): row for (program_id, url), row in distinct.items()}
+            distinct[key] = landing
+    return {
+        (program, _hash(_address(url))): landing for (program, url), landing in distinct.items()
+    }
 
 
 def _address(url: str) -> str:
@@ -126,14 +135,14 @@ def _counts(session: Session, program_ids: set[str]) -> dict[str, int]:
     return dict(session.exec(query).all())
 
 
-def _target(row: Mapping[str, Any], url_hash: str, today: int, now: datetime) -> dict[str, Any]:
-    url = _address(row["landing_url"])
+def _target(landing: Landing, url_hash: str, today: int, now: datetime) -> dict[str, Any]:
+    url = _address(landing.url)
     return {
-        "program_id": row["program_id"],
+        "program_id": landing.program_id,
         "url_hash": url_hash,
         "url": url,
         "host": _host(url),
-        "publisher_id": row["publisher_id"],
+        "publisher_id": landing.publisher_id,
         "seen_day": today,
         "next_check_at": now,
         "checked_at": None,

@@ -6,6 +6,7 @@ meanwhile is neither lost nor counted twice, and a run that is broken off is sim
 Impressions leave no facts and are left as they are.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +21,7 @@ from kernel.errors import Refused
 from network.models import Program, Publisher
 from tracker import click_days, rollup_orders
 from tracker.models import Attribution, Click, Conversion
-from tracker.rollup_models import RollupDay, RollupHour, RollupVisitor, RollupWidth
+from tracker.rollup_models import RollupDay, RollupHour, RollupVisitor
 from tracker.rollups import (
     CAPPED,
     COUNTERS,
@@ -237,11 +238,9 @@ class _Folding:
             RollupDay.value != MORE,
         )
         self._named: set[tuple[Any, ...]] = {tuple(row) for row in session.exec(named)}
-        self._room: dict[tuple[Any, ...], int] = {}
-        widths = select(RollupWidth).where(RollupWidth.day == day)
-        for width in session.exec(widths):
-            group = (width.dimension, width.program_number, width.publisher_number)
-            self._room[group] = values_max - width.value_count
+        # Counted here: what the widths say may be more.
+        used = Counter(key[:3] for key in self._named)
+        self._room = {group: values_max - count for group, count in used.items()}
         self._values_max = values_max
 
     def of(

@@ -69,7 +69,10 @@ class RollupDay(SQLModel, table=True):
 
 
 class RollupWidth(SQLModel, table=True):
-    """How many values of a dimension have a row of their own on a day; past a limit they share."""
+    """How many values of a dimension have a row of their own on a day; past a limit they share.
+
+    Far from the limit it may be more than there are: nobody has looked which of them came again.
+    """
 
     __tablename__ = "rollup_width"
     __table_args__ = ({"sqlite_with_rowid": False},)

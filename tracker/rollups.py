@@ -1,12 +1,12 @@
 """Keeps the roll-ups while facts are recorded, in the transaction that records them.
 
-A batch is summed up in memory and added with one statement a table. Visits are added once, because
-they are added where the journal's position moves. A conversion leaves a row that says what it is
+A batch is summed up in memory and added with one statement a table. Visits (of clicks, see
+`rollup_clicks`, and impressions) are added once, because they are added where the journal's
+position moves. A conversion leaves a row that says what it is
 counted with (`RollupConversion`), so that counting it again takes the old sums out: a refund, a new
 attribution, a changed commission and a second delivery are all the same call.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,8 +14,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, SQLModel, col, select
 
 from network.models import Program, Publisher
@@ -48,6 +48,10 @@ HourKey = tuple[int, int, int, str]
 """Hour, program, publisher, currency."""
 DayKey = tuple[str, int, int, int, str, str]
 """Dimension, day, program, publisher, value, currency."""
+Group = tuple[str, int, int, int]
+"""Dimension, day, program, publisher: what shares a limit of values."""
+WidthKey = tuple[int, int, int, str]
+"""Day, program, publisher, dimension."""
 
 
 class Counts(NamedTuple):
@@ -81,14 +85,15 @@ class Tally:
         values: Iterable[tuple[str, str]],
     ) -> None:
         """Add to the hour, to the day, and to the day of each (dimension, value)."""
-        _increase(self.hours, (hour, program, publisher, currency), counts)
+        increase(self.hours, (hour, program, publisher, currency), counts)
         day = hour // HOURS_A_DAY
-        _increase(self.days, (TOTAL, day, program, publisher, "", currency), counts)
+        increase(self.days, (TOTAL, day, program, publisher, "", currency), counts)
         for dimension, value in values:
-            _increase(self.days, (dimension, day, program, publisher, value, currency), counts)
+            increase(self.days, (dimension, day, program, publisher, value, currency), counts)
 
 
-def _increase(sums: dict[Any, list[int]], key: Any, counts: Sequence[int]) -> None:
+def increase(sums: dict[Any, list[int]], key: Any, counts: Sequence[int]) -> None:
+    """Add counts to those of a key."""
     found = sums.get(key)
     if found is None:
         sums[key] = list(counts)
@@ -101,31 +106,6 @@ def _increase(sums: dict[Any, list[int]], key: Any, counts: Sequence[int]) -> No
 def hour_of(at: datetime) -> int:
     """Whole hours from 1970 to this instant."""
     return int(at.timestamp()) // HOUR_SECONDS
-
-
-def add_clicks(session: Session, rows: Sequence[Mapping[str, Any]], *, values_max: int) -> None:
-    """Count clicks that were just added; the rows as `clicks.record` stores them.
-
-    A click that may earn, or lacks only consent, counts in `clicks`, every other in
-    `filtered_clicks`; its reason is a dimension of its own. The first click that may earn of a
-    visitor on a publisher's program in a UTC day is `unique`. Not to be repeated.
-    """
-    if not rows:
-        return
-    numbers = Numbers.of(session, rows)
-    tally = Tally()
-    hours = [hour_of(row["at"]) for row in rows]
-    firsts = _first_of_day(session, rows, hours, numbers)
-    for at, row in enumerate(rows):
-        tally.add(
-            counts_of_click(row["unbillable_reason"], is_first=at in firsts),
-            hour=hours[at],
-            program=numbers.programs[row["program_id"]],
-            publisher=numbers.publishers[row["publisher_id"]],
-            currency="",
-            values=values_of_click(row),
-        )
-    store(session, tally, values_max=values_max)
 
 
 def counts_of_click(reason: str, *, is_first: bool) -> Counts:
@@ -164,7 +144,7 @@ def values_of_click(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The (dimension, value) pairs under which a visit is counted beside its total."""
     values = [
         ("country", row.get("country") or ""),
-        ("device", device_of(row.get("user_agent") or "")),
+        ("device", device_of(row.get("user_agent") or "").value),
     ]
     if link := row.get("link"):
         values.append(("link", link))
@@ -206,64 +186,42 @@ def visitor_hash(program: int, publisher: int, visitor_key: str) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-# The same rows of JSON, one row an entry; each database spells it in its own way.
-_PAIRS: Final = {
-    "sqlite": "SELECT value ->> 0 AS a, value ->> 1 AS b FROM json_each(:given)",
-    "postgresql": "SELECT (e ->> 0)::bigint AS a, (e ->> 1)::bigint AS b "
-    "FROM json_array_elements(CAST(:given AS json)) AS e",
-}
+# The same rows of JSON, one row a key; each database spells it in its own way.
 _KEYS: Final = {
     "sqlite": "SELECT value ->> 0 AS a, value ->> 1 AS b, value ->> 2 AS c, value ->> 3 AS d, "
     "value ->> 4 AS e FROM json_each(:given)",
     "postgresql": "SELECT k ->> 0 AS a, (k ->> 1)::bigint AS b, (k ->> 2)::bigint AS c, "
     "(k ->> 3)::bigint AS d, k ->> 4 AS e FROM json_array_elements(CAST(:given AS json)) AS k",
 }
-
-
-def _first_of_day(
-    session: Session,
-    rows: Sequence[Mapping[str, Any]],
-    hours: Sequence[int],
-    numbers: Numbers,
-) -> frozenset[int]:
-    """Which of the rows are the first click of their visitor on that day, by place in `rows`."""
-    places: dict[tuple[int, int], int] = {}
-    for at, row in enumerate(rows):
-        if row["visitor_key"] and not row["unbillable_reason"]:
-            visitor = visitor_hash(
-                numbers.programs[row["program_id"]],
-                numbers.publishers[row["publisher_id"]],
-                row["visitor_key"],
-            )
-            places.setdefault((hours[at] // HOURS_A_DAY, visitor), at)
-    if not places:
-        return frozenset()
-    # In order, so that two shippers that meet the same visitors wait for one another in one order.
-    statement = _MARK_VISITORS[session.get_bind().dialect.name]
-    added = session.execute(statement, {"given": json.dumps(sorted(places))})
-    return frozenset(places[day, visitor] for day, visitor in added)
-
-
-_MARK_VISITORS: Final = {
-    dialect: sa.text(
-        f"INSERT INTO rollup_visitor (day, visitor) SELECT a, b FROM ({rows}) AS given "  # noqa: S608 - constants
-        "WHERE true ON CONFLICT DO NOTHING RETURNING day, visitor"
-    )
-    for dialect, rows in _PAIRS.items()
-}
+_KEY: Final = "dimension, day, program_number, publisher_number, value, currency"
 _KNOWN_VALUES: Final = {
-    dialect: sa.text(
-        f"SELECT a, b, c, d, e FROM ({rows}) AS given CROSS JOIN rollup_day "  # noqa: S608 - constants
+    "sqlite": sa.text(
+        f"SELECT a, b, c, d, e FROM ({_KEYS['sqlite']}) AS given CROSS JOIN rollup_day "  # noqa: S608 - constants
         "WHERE dimension = a AND day = b AND program_number = c AND publisher_number = d "
         "AND value = e AND currency = ''"
-    )
-    for dialect, rows in _KEYS.items()
+    ),
+    # The first row from the key on, in the order of the primary key, which no other index has: of a
+    # day that it has no statistics of, PostgreSQL may think another index as good, and for each
+    # value read all of the program's.
+    "postgresql": sa.text(
+        f"SELECT a, b, c, d, e FROM ({_KEYS['postgresql']}) AS given CROSS JOIN LATERAL "  # noqa: S608 - constants
+        f"(SELECT {_KEY} FROM rollup_day WHERE ({_KEY}) >= (a, b, c, d, e, '') "
+        f"ORDER BY {_KEY} LIMIT 1) AS found "
+        "WHERE dimension = a AND day = b AND program_number = c AND publisher_number = d "
+        "AND value = e AND currency = ''"
+    ),
 }
 _WIDTHS: Final = {
+    dialect: f"SELECT a, b, c, d, value_count FROM ({rows}) AS given CROSS JOIN rollup_width "  # noqa: S608 - constants
+    "WHERE dimension = a AND day = b AND program_number = c AND publisher_number = d"
+    for dialect, rows in _KEYS.items()
+}
+_COUNTS: Final = {
     dialect: sa.text(
-        f"SELECT a, b, c, d, value_count FROM ({rows}) AS given CROSS JOIN rollup_width "  # noqa: S608 - constants
-        "WHERE dimension = a AND day = b AND program_number = c AND publisher_number = d"
-    )
+        "SELECT a, b, c, d, (SELECT count(*) FROM rollup_day WHERE dimension = a AND day = b "  # noqa: S608 - constants
+        "AND program_number = c AND publisher_number = d AND currency = '' AND value <> :more) "
+        f"FROM ({rows}) AS given"
+    ).bindparams(more=MORE)
     for dialect, rows in _KEYS.items()
 }
 
@@ -276,72 +234,142 @@ def store(session: Session, tally: Tally, *, values_max: int) -> None:
     _upsert(session, RollupWidth, widths)
 
 
-def _fold(
-    session: Session, tally: Tally, values_max: int
-) -> dict[tuple[int, int, int, str], list[int]]:
-    """Move visits of values past the limit to MORE; the new values of each group come back."""
-    asked = [key for key in tally.days if key[0] in CAPPED and key[5] == ""]
-    widths: dict[tuple[int, int, int, str], list[int]] = {}
-    if not asked:
-        return widths
-    dialect = session.get_bind().dialect.name
-    known = _rows(session, _KNOWN_VALUES[dialect], [key[:5] for key in asked])
-    fresh = [key for key in asked if key[:5] not in known]
-    groups = {key[:4] for key in fresh}
-    room = dict.fromkeys(groups, values_max)
-    for *group, count in _rows(session, _WIDTHS[dialect], sorted(groups)):
-        room[group[0], group[1], group[2], group[3]] = values_max - count
-    for key in fresh:
-        dimension, day, program, publisher, _, currency = key
-        if room[key[:4]] > 0:
-            room[key[:4]] -= 1
-            _increase(widths, (day, program, publisher, dimension), (1,))
-        else:
-            more = (dimension, day, program, publisher, MORE, currency)
-            _increase(tally.days, more, tally.days.pop(key))
-    return widths
+def _fold(session: Session, tally: Tally, values_max: int) -> dict[WidthKey, list[int]]:
+    """Move visits of values past the limit to MORE; what is to be added to the widths comes back.
+
+    A width is at least the number of values. While even all of these would fit, nobody asks which
+    of them are new; near the limit the values are counted, and from then on the width is exact.
+    """
+    groups: dict[Group, list[DayKey]] = {}
+    for key in tally.days:
+        if key[0] in CAPPED and not key[5] and key[4] != MORE:
+            groups.setdefault(key[:4], []).append(key)
+    if not groups:
+        return {}
+    widths = _by_group(session, _WIDTHS, groups)
+    near = [
+        group for group, keys in groups.items() if widths.get(group, 0) + len(keys) >= values_max
+    ]
+    added = {group: len(keys) for group, keys in groups.items()}
+    if near:
+        added |= _fold_exactly(session, tally, {group: groups[group] for group in near}, values_max)
+    return {
+        (day, program, publisher, dimension): [count]
+        for (dimension, day, program, publisher), count in added.items()
+        if count
+    }
+
+
+def _fold_exactly(
+    session: Session, tally: Tally, groups: Mapping[Group, Sequence[DayKey]], values_max: int
+) -> dict[Group, int]:
+    # Two shippers at one group: the second waits, and sees what the first has named.
+    widths = _by_group(session, _WIDTHS, groups, lock=True)
+    # A width reaches the limit only by counting, and values never go.
+    counts = {group: width for group, width in widths.items() if width == values_max}
+    inexact = [group for group in groups if group not in counts]
+    counts |= _by_group(session, _COUNTS, inexact)
+    asked = [key[:5] for keys in groups.values() for key in keys]
+    known = _rows(session, _KNOWN_VALUES[_dialect(session)], asked)
+    added = {}
+    for group, keys in groups.items():
+        count = counts[group]
+        for key in keys:
+            if key[:5] in known:
+                continue
+            if count < values_max:
+                count += 1
+            else:
+                increase(tally.days, (*group, MORE, ""), tally.days.pop(key))
+        added[group] = count - widths.get(group, 0)
+    return added
+
+
+def _by_group(
+    session: Session,
+    statements: Mapping[str, Any],
+    groups: Collection[Group],
+    *,
+    lock: bool = False,
+) -> dict[Group, int]:
+    """The number that a statement finds for each of these groups that has one."""
+    if not groups:
+        return {}
+    dialect = _dialect(session)
+    statement = statements[dialect]
+    if lock and dialect != "sqlite":
+        statement = f"{statement} ORDER BY b, c, d, a FOR UPDATE OF rollup_width"
+    if isinstance(statement, str):
+        statement = sa.text(statement)
+    found = _rows(session, statement, sorted(groups))
+    return {(a, b, c, d): count for a, b, c, d, count in found}
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
 
 
 def _rows(
     session: Session, statement: sa.TextClause, keys: Sequence[tuple[Any, ...]]
 ) -> set[tuple[Any, ...]]:
-    return {tuple(row) for row in session.execute(statement, {"given": json.dumps(keys)})}
+    given = msgspec.json.encode(keys).decode()
+    return {tuple(row) for row in session.execute(statement, {"given": given})}
 
 
 def _upsert(session: Session, model: type[SQLModel], sums: Mapping[Any, list[int]]) -> None:
     if not sums:
         return
-    dialect = session.get_bind().dialect.name
-    names = _names(model)
     # In order of the key: neighbours in the tree, and no two writers wait crosswise.
-    rows = [(*key, *counts) for key, counts in sorted(sums.items())]
-    if dialect == "sqlite":
-        # Straight to the driver: for each row, naming its values costs more than storing them.
-        session.connection().exec_driver_sql(_addition_text(model), rows)
-    else:
-        session.execute(
-            _addition(model, dialect), [dict(zip(names, row, strict=True)) for row in rows]
-        )
+    rows = [(*key, *sums[key]) for key in sorted(sums)]
+    connection = session.connection()
+    # Straight to the driver: for each row, naming its values costs more than storing them.
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_addition(model), rows)
+        return
+    if not any(map(any, sums.values())):
+        return
+    columns = [(at, column) for at, column in enumerate(zip(*rows, strict=True)) if any(column)]
+    given = tuple(_array(column) for _, column in columns)
+    connection.exec_driver_sql(_addition_by_column(model, tuple(at for at, _ in columns)), given)
 
 
-def _names(model: type[SQLModel]) -> list[str]:
-    return [column.name for column in model.metadata.tables[str(model.__tablename__)].columns]
+def _array(column: Sequence[int] | Sequence[str]) -> str:
+    """A column as PostgreSQL writes an array; the driver takes ten times as long for it."""
+    if isinstance(column[0], int):
+        return "{" + ",".join(map(str, column)) + "}"
+    texts = (str(one).replace("\\", "\\\\").replace('"', '\\"') for one in column)
+    return '{"' + '","'.join(texts) + '"}'
 
 
 @lru_cache(maxsize=8)
-def _addition_text(model: type[SQLModel]) -> str:
-    return str(_addition(model, "sqlite").compile(dialect=sqlite.dialect()))
-
-
-@lru_cache(maxsize=8)
-def _addition(model: type[SQLModel], dialect: str) -> Any:
+def _addition(model: type[SQLModel]) -> str:
     table = model.metadata.tables[str(model.__tablename__)]
-    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
-    return statement.on_conflict_do_update(
-        index_elements=[column.name for column in table.primary_key],
-        set_={
-            column.name: column + statement.excluded[column.name]
-            for column in table.columns
-            if not column.primary_key
-        },
+    return _add_sql(table, list(table.columns), f"VALUES ({', '.join('?' * len(table.columns))})")
+
+
+@lru_cache(maxsize=64)
+def _addition_by_column(model: type[SQLModel], given: tuple[int, ...]) -> str:
+    """For columns given as arrays; nothing is added to the others, and of a key they are empty."""
+    table = model.metadata.tables[str(model.__tablename__)]
+    columns = list(table.columns)
+    kinds = ["bigint" if isinstance(one.type, sa.Integer) else "text" for one in columns]
+    arrays = ", ".join(f"%s::{kinds[at]}[]" for at in given)
+    names = ", ".join(columns[at].name for at in given)
+    values = ", ".join(
+        columns[at].name if at in given else "''" if kinds[at] == "text" else "0"
+        for at in range(len(columns))
+    )
+    changed = [columns[at] for at in given]
+    return _add_sql(table, changed, f"SELECT {values} FROM unnest({arrays}) AS given ({names})")  # noqa: S608 - our own names
+
+
+def _add_sql(table: sa.Table, changed: Sequence[sa.Column[Any]], rows: str) -> str:
+    added = ", ".join(
+        f"{one.name} = {table.name}.{one.name} + excluded.{one.name}"
+        for one in changed
+        if not one.primary_key
+    )
+    return (
+        f"INSERT INTO {table.name} ({', '.join(one.name for one in table.columns)}) {rows} "
+        f"ON CONFLICT ({', '.join(one.name for one in table.primary_key)}) DO UPDATE SET {added}"
     )

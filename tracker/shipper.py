@@ -7,10 +7,8 @@ decoding and looking up countries happen before the transaction, so that SQLite'
 kept waiting for them.
 """
 
-import base64
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -32,25 +30,23 @@ from tracker import (
     changes,
     click_days,
     click_rows,
-    events,
     impressions,
     journal_reader,
     link_checks,
     recording,
-    rollups,
+    refusals,
+    rollup_clicks,
 )
+from tracker.batches import Content, Source, take
 from tracker.click_rows import Builder
 from tracker.click_store import Memory, Store, Stored
 from tracker.events import ClickSeen
 from tracker.geo import GeoResolver
-from tracker.journal_reader import Batch, Damage, Position, Record
+from tracker.journal_reader import Batch, Position
 from tracker.models import ClickDay, JournalPosition
-from tracker.refusals import refuse
 from tracker.visitors import CARRY, Salts
 
 _log = log.get(__name__)
-BATCH_BYTES_MAX: Final = 4 * 2**20
-_PAYLOAD_BYTES_KEPT: Final = 4096
 # What a record can be refused for, as opposed to a database that is away or not set up.
 _RECORD_ERRORS: Final = (
     sa.exc.IntegrityError,
@@ -88,35 +84,14 @@ class Shipped:
 
 
 @dataclass(slots=True)
-class _Content:
-    """The events of a batch by kind, each kind in the order of the journal."""
-
-    seen: list[tuple[ClickSeen, int]] = field(default_factory=list)
-    ordered: list[events.OrderReported] = field(default_factory=list)
-    changed: list[events.ChangeReported] = field(default_factory=list)
-    shown: list[impressions.Located] = field(default_factory=list)
-    arrived: list[events.ArrivalsSeen] = field(default_factory=list)
-    unreadable: list[tuple[Record, str]] = field(default_factory=list)
-
-    def add(
-        self, event: events.OrderReported | events.ChangeReported | events.ArrivalsSeen
-    ) -> None:
-        """What was said of an order."""
-        if isinstance(event, events.OrderReported):
-            self.ordered.append(event)
-        elif isinstance(event, events.ChangeReported):
-            self.changed.append(event)
-        else:
-            self.arrived.append(event)
-
-
-@dataclass(slots=True)
 class _Known:
     """What a process keeps between the batches of a database."""
 
     builder: Builder
     programs: dict[int, str]
     publishers: dict[int, str]
+    program_numbers: dict[str, int] = field(default_factory=dict)
+    publisher_numbers: dict[str, int] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
 
     @classmethod
@@ -132,6 +107,28 @@ class _Known:
             sub_id_chars_max=run.settings.sub_id_chars_max,
         )
         return cls(builder, programs, publishers)
+
+    def learn(self, session: Session, seen: Sequence[tuple[ClickSeen, int]]) -> None:
+        """Ask for the programs and publishers that are new; a number never gets another id."""
+        for model, ids, numbers, seen_numbers in (
+            (
+                Program,
+                self.programs,
+                self.program_numbers,
+                {click.program_number for click, _ in seen},
+            ),
+            (
+                Publisher,
+                self.publishers,
+                self.publisher_numbers,
+                {click.publisher_number for click, _ in seen},
+            ),
+        ):
+            missing = [number for number in seen_numbers if number not in ids]
+            if missing:
+                query = select(model.number, model.id).where(col(model.number).in_(missing))
+                ids.update(session.exec(query).all())
+                numbers.update((one, number) for number, one in ids.items())
 
     def fits(self, run: "_Run") -> bool:
         return (self.builder.geo, self.builder.salts.salt_days, self.builder.sub_id_chars_max) == (
@@ -166,6 +163,16 @@ class _Run:
     now: datetime
     step: Step
 
+    def source(self) -> Source:
+        """The journal."""
+        return Source(
+            self.directory,
+            self.identity,
+            self.geo,
+            self.settings.ship_batch_records_max,
+            self.settings.ship_batch_orders_max,
+        )
+
 
 def ship_once(
     engine: Engine,
@@ -186,36 +193,43 @@ def ship_once(
     if identity is None:
         return Shipped()
     run = _Run(engine, directory, identity, keys, geo, settings, now, step)
-    with reading(engine) as session:
-        position = _position(session, str(identity))
-    records_max, tries = settings.ship_batch_records_max, 0
+    known = _known.pop(engine, None)
+    if known is None or not known.fits(run):
+        known = _Known.of(run)
+    shipped = _ship(run, known)
+    _known[engine] = known
+    return shipped
+
+
+def _ship(run: _Run, known: _Known) -> Shipped:
+    with reading(run.engine) as session:
+        position = _position(session, str(run.identity))
+    source, tries = run.source(), 0
     while True:
-        batch = journal_reader.read_batch(
-            directory, position, records_max=records_max, bytes_max=BATCH_BYTES_MAX
-        )
+        last_try = source.records_max == 1 and tries == _TRIES_BEFORE_REFUSAL
+        refusal = "the database refuses this record" if last_try else ""
+        batch, content = take(source, position, refusal=refusal)
         if batch.next_position is None or (not batch.records and batch.next_position == position):
             return Shipped(damaged=len(batch.damage))
-        step("read")
-        refusal = ""
-        if records_max == 1 and tries == _TRIES_BEFORE_REFUSAL:
-            refusal = "the database refuses this record"
-        batch, content = _decode(run, batch, refusal=refusal)
-        step("decoded")
+        run.step("read")
         try:
-            shipped = _store(run, position, batch, content)
+            shipped = _store(run, known, position, batch, content)
         except _PositionMoved:
+            known.memory = Memory()
             return Shipped()
         except _RECORD_ERRORS as error:
             if refusal:
                 raise
             # One record spoils its whole transaction: halve the batch until it stands alone.
             _log.warning("batch_refused", records=len(batch.records), error=type(error).__name__)
-            tries = tries + 1 if records_max == 1 else 0
-            records_max = max(1, min(records_max, len(batch.records)) // 2)
+            known.memory = Memory()
+            tries = tries + 1 if source.records_max == 1 else 0
+            fewer = max(1, min(source.records_max, len(batch.records)) // 2)
+            source = replace(source, records_max=fewer)
             continue
-        step("committed")
-        journal_reader.remove_shipped(directory, batch.next_position or Position(0, 0))
-        step("removed")
+        run.step("committed")
+        journal_reader.remove_shipped(run.directory, batch.next_position)
+        run.step("removed")
         return shipped
 
 
@@ -261,64 +275,25 @@ def _position(session: Session, journal: str) -> Position | None:
     return Position(row.segment, row.offset) if row is not None else None
 
 
-def _decode(run: _Run, batch: Batch, *, refusal: str) -> tuple[Batch, _Content]:
-    """The events of a batch, which ends early when it holds too many orders for a transaction."""
-    content = _Content()
-    shown: list[events.ImpressionSeen] = []
-    orders_left = run.settings.ship_batch_orders_max
-    journal = run.identity.int
-    for number, record in enumerate(batch.records):
-        event = _read(record, refusal, content)
-        if event is None:
-            continue
-        if isinstance(event, ClickSeen):
-            place = record.position
-            origin = click_rows.origin_of(journal, place.segment, place.offset)
-            content.seen.append((event, origin))
-        elif isinstance(event, events.ImpressionSeen):
-            shown.append(event)
-        elif orders_left == 0:
-            batch = _first(batch, number)
-            break
-        else:
-            orders_left -= 1
-            content.add(event)
-    content.shown = impressions.locate(shown, geo=run.geo, monotonic_s=time.monotonic())
-    return batch, content
-
-
-def _read(record: Record, refusal: str, content: _Content) -> events.Event | None:
-    try:
-        event = events.decode(record.payload)
-    except events.UnreadableRecord as error:
-        content.unreadable.append((record, str(error)))
-        return None
-    if refusal:
-        content.unreadable.append((record, refusal))
-        return None
-    return event
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    end = batch.records[count].position
-    return Batch(batch.records[:count], end, [one for one in batch.damage if one.position < end])
-
-
-def _store(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+def _store(
+    run: _Run, known: _Known, position: Position | None, batch: Batch, content: Content
+) -> Shipped:
     for _ in range(_RETIRED_MEANWHILE_MAX):
-        # Nothing is counted; what was written to the day that is gone, goes with it.
-        with suppress(click_days.DayRetired):
-            return _store_once(run, position, batch, content)
-    return _store_once(run, position, batch, content)
+        try:
+            return _store_once(run, known, position, batch, content)
+        except click_days.DayRetired:
+            # Nothing is counted; what was written to the day that is gone, goes with it.
+            known.memory = Memory()
+    return _store_once(run, known, position, batch, content)
 
 
-def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Content) -> Shipped:
+def _store_once(
+    run: _Run, known: _Known, position: Position | None, batch: Batch, content: Content
+) -> Shipped:
     engine = run.engine
-    known = _known.pop(engine, None)
-    if known is None or not known.fits(run):
-        known = _Known.of(run)
     window = timedelta(seconds=run.settings.duplicate_click_seconds)
     places, built = _build(run, known, content.seen, window)
+    run.step("built")
     store = Store(engine, places, known.memory, window)
     stored: Stored | None = None
     if engine.dialect.name == "sqlite":
@@ -331,11 +306,13 @@ def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Co
         if stored is None:
             click_days.hold(session, places)
             stored = replace(store, session=session).add(built)
+            run.step("rows")
         # What counts clicks stands beside the position: these are added by this batch and by no
         # other, whatever crashed before.
-        added = [click_rows.as_mapping(one) for one in stored.added]
-        rollups.add_clicks(session, added, values_max=run.settings.rollup_values_max)
-        link_checks.note(session, added, targets_max=run.settings.link_targets_max, now=run.now)
+        columns = click_rows.counted(stored.added, known.program_numbers, known.publisher_numbers)
+        rollup_clicks.add(session, columns, values_max=run.settings.rollup_values_max)
+        landings = click_rows.landings(stored.added)
+        link_checks.note(session, landings, targets_max=run.settings.link_targets_max, now=run.now)
         click_days.added(session, stored.counts, places)
         run.step("clicks")
         ordered = recording.record(session, content.ordered, now=run.now)
@@ -362,7 +339,6 @@ def _store_once(run: _Run, position: Position | None, batch: Batch, content: _Co
         session.flush()
         run.step("moved")
     known.memory.commit(stored, window)
-    _known[engine] = known
     return shipped
 
 
@@ -375,8 +351,7 @@ def _build(
     # The folder of the geo files is looked at once a batch.
     run.geo.lookup("", now_s=time.monotonic())
     with reading(run.engine) as session:
-        _number(session, Program, known.programs, {click.program_number for click, _ in seen})
-        _number(session, Publisher, known.publishers, {click.publisher_number for click, _ in seen})
+        known.learn(session, seen)
     days = click_rows.days_of(seen)
     known.builder.salts.prepare(run.engine, days)
     built = known.builder.build(seen)
@@ -389,30 +364,17 @@ def _days_before(day: date, window: timedelta) -> list[date]:
     return [day - timedelta(days=number + 1) for number in range(-(-window // timedelta(days=1)))]
 
 
-def _number(
-    session: Session,
-    model: type[Program | Publisher],
-    known: dict[int, str],
-    numbers: Collection[int],
-) -> None:
-    """Learn the ids of these numbers; a number never gets another id."""
-    missing = [number for number in numbers if number not in known]
-    if missing:
-        query = select(model.number, model.id).where(col(model.number).in_(missing))
-        known.update(session.exec(query).all())
-
-
 def _refuse_all(
-    session: Session, run: _Run, batch: Batch, content: _Content, built: click_rows.Built
+    session: Session, run: _Run, batch: Batch, content: Content, built: click_rows.Built
 ) -> int:
     """List what cannot be recorded; how many events that are."""
     journal = str(run.identity)
     for record, reason in content.unreadable:
-        _refuse_record(session, journal, record, reason, now=run.now)
+        refusals.refuse_record(session, journal, record, reason, now=run.now)
     for damage in batch.damage:
-        _refuse_damage(session, journal, damage, now=run.now)
+        refusals.refuse_damage(session, journal, damage, now=run.now)
     for click in built.refused:
-        _refuse_click(session, click, now=run.now)
+        refusals.refuse_click(session, click, now=run.now)
     return len(content.unreadable) + len(built.refused)
 
 
@@ -445,56 +407,3 @@ def _move(row: JournalPosition, batch: Batch, shipped: Shipped, *, now: datetime
     row.conversions += shipped.conversions
     row.damaged += shipped.damaged
     row.updated_at = now
-
-
-def _refuse_record(
-    session: Session, journal: str, record: Record, reason: str, *, now: datetime
-) -> None:
-    _log.error("journal_record_refused", journal=journal, position=str(record.position))
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="record_unreadable",
-        detail=reason[:500],
-        payload={
-            "journal": journal,
-            "position": str(record.position),
-            "base64": base64.b64encode(record.payload[:_PAYLOAD_BYTES_KEPT]).decode(),
-            "bytes": len(record.payload),
-        },
-        now=now,
-    )
-
-
-def _refuse_damage(session: Session, journal: str, damage: Damage, *, now: datetime) -> None:
-    _log.error("journal_damaged", journal=journal, position=str(damage.position))
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="journal_damaged",
-        detail=damage.reason,
-        payload={
-            "journal": journal,
-            "position": str(damage.position),
-            "bytes": damage.length_bytes,
-        },
-        now=now,
-    )
-
-
-def _refuse_click(session: Session, seen: ClickSeen, *, now: datetime) -> None:
-    refuse(
-        session,
-        program_id="",
-        order_id="",
-        code="unknown_link",
-        detail="the program or the publisher of this click is not in the database",
-        payload={
-            "click_id": seen.id,
-            "program_number": seen.program_number,
-            "publisher_number": seen.publisher_number,
-        },
-        now=now,
-    )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kernel.database import unit_of_work
+from tests import make
 from tests.partner_api.world import Api, World
-from tracker import rollups
 
 PATH = "/v1/reports/performance"
 
@@ -30,7 +30,7 @@ def counted(api: Api, world: World) -> World:
                 }
                 for row in range(count)
             ]
-            rollups.add_clicks(session, rows, values_max=100)
+            make.count_clicks(session, rows, values_max=100)
     return world
 
 
@@ -53,6 +53,8 @@ def test_a_day_has_counts_and_money_objects(api: Api, counted: World) -> None:
     assert row["amounts"] == [
         {
             "currency": "EUR",
+            "clicks": 19,
+            "conversions": 1,
             "sales": {"minor": 12_345, "currency": "EUR"},
             "refunded": {"minor": 0, "currency": "EUR"},
             "commission": {"minor": 1_235, "currency": "EUR"},

@@ -20,7 +20,7 @@ from network.models import Program, Publisher
 from server import audit
 from server.tables import append_only_tables
 from tests import make
-from tracker import click_days, day_files, journal, rollups
+from tracker import click_days, day_files, journal
 from tracker.models import JournalPosition
 from tracker.rollup_models import RollupHour
 
@@ -229,7 +229,7 @@ def test_sums_that_contradict_the_facts_are_found(books: Engine, settings: Setti
         assert who is not None
         seen = make.click(session, program, who, at=now)
         session.execute(sa.update(JournalPosition).values(clicks=4))
-        rollups.add_clicks(session, [seen.model_dump()], values_max=settings.rollup_values_max)
+        make.count_clicks(session, [seen.model_dump()], values_max=settings.rollup_values_max)
     assert found(books, settings) == []
 
     with unit_of_work(books) as session:

@@ -36,7 +36,6 @@ from tracker.models import ClickDay, Conversion, IntakeRefusal, JournalPosition
 CHILD = Path(__file__).with_name("kill_nine_child.py")
 REPOSITORY = CHILD.parents[2]
 SECRET = "a secret of the tests, long enough to be one"
-# One more than on PostgreSQL: the files of the days before the transaction of the rest.
 STEPS_OF_A_BATCH = 10
 
 

@@ -114,16 +114,11 @@ def test_what_cannot_be_reached_and_what_may_not_be_asked(
 
 def note(session: Session, program: Program, *urls: str, now: datetime, **limits: int) -> None:
     who = make.publisher(session)
-    rows = [
-        {
-            "program_id": program.id,
-            "publisher_id": who.id,
-            "landing_url": url,
-            "unbillable_reason": "head" if url.endswith("head") else "",
-        }
+    landings = [
+        link_checks.Landing(program.id, who.id, "head" if url.endswith("head") else "", url)
         for url in urls
     ]
-    link_checks.note(session, rows, now=now, **({"targets_max": 100} | limits))
+    link_checks.note(session, landings, now=now, **({"targets_max": 100} | limits))
 
 
 def pages(engine: Engine) -> dict[str, LinkTarget]:

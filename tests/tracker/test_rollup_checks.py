@@ -24,7 +24,7 @@ class Facts:
             self.who: Publisher = make.publisher(session, member_of=self.program)
             rows = [self._click(session, number) for number in range(60)]
             for start in (0, 25, 50):
-                rollups.add_clicks(session, rows[start : start + 25], values_max=3)
+                make.count_clicks(session, rows[start : start + 25], values_max=3)
             order = make.conversion(
                 session, self.program, self.who, occurred_at=TODAY + timedelta(hours=3)
             )
@@ -114,13 +114,28 @@ def test_a_day_is_made_again_from_nothing(facts: Facts) -> None:
     assert [row for row in facts.days() if row[0] != "s1"] == sound
 
 
+def test_a_day_that_is_made_again_names_as_many_values_as_may_be(facts: Facts) -> None:
+    with unit_of_work(facts.engine) as session:
+        for table in TABLES:
+            session.execute(sa.delete(RollupDay.metadata.tables[table]))
+
+    rollup_checks.rebuild(facts.engine, TODAY.date(), values_max=3)
+
+    with reading(facts.engine) as session:
+        named = session.exec(
+            select(RollupDay.value).where(RollupDay.dimension == "s1", RollupDay.currency == "")
+        ).all()
+    assert len(named) == 4
+    assert rollups.MORE in named
+
+
 def test_clicks_recorded_while_a_day_is_mended_are_kept(facts: Facts) -> None:
     facts.execute("DELETE FROM rollup_hour")
     with reading(facts.engine) as session:
         missing = rollup_checks.differences(session, _day(), values_max=3)
         with unit_of_work(facts.engine) as writing:
             late = make.click(writing, facts.program, facts.who, at=TODAY, user_agent="")
-            rollups.add_clicks(writing, [late.model_dump()], values_max=3)
+            make.count_clicks(writing, [late.model_dump()], values_max=3)
     with unit_of_work(facts.engine) as session:
         rollups.store(session, missing, values_max=3)
 
