@@ -406,4 +406,4 @@ def test_a_payout_pays_what_is_payable_once(
     manager.idle()
     audited = house.audit()
     assert audited.returncode == 0, audited.stdout
-    assert len(audited.stdout.splitlines()) == 8
+    assert len(audited.stdout.splitlines()) == 9
