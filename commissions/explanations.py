@@ -6,8 +6,10 @@ nothing is computed again.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlmodel import Session, col, select
 
@@ -75,12 +77,19 @@ def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
     )
 
 
-def words(explanation: Explanation, language: str) -> list[str]:
-    """The same as sentences in one of the languages, in the order things happened."""
+def words(explanation: Explanation, language: str, *, zone: str = "UTC") -> list[str]:
+    """The same as sentences in one of the languages, in the order things happened.
+
+    Days are those of the zone.
+    """
     return [
         translate("commissions", language, message, **_translated(values, language))
-        for message, values in _sentences(explanation)
+        for message, values in _sentences(explanation, ZoneInfo(zone))
     ]
+
+
+def _day(at: str, zone: ZoneInfo) -> str:
+    return datetime.fromisoformat(at).astimezone(zone).date().isoformat()
 
 
 def _translated(values: Mapping[str, Any], language: str) -> dict[str, Any]:
@@ -198,7 +207,7 @@ def _step(actor: Actor, one: CommissionStep) -> dict[str, Any]:
 _Sentence = tuple[str, dict[str, Any]]
 
 
-def _sentences(explanation: Explanation) -> Iterator[_Sentence]:
+def _sentences(explanation: Explanation, zone: ZoneInfo) -> Iterator[_Sentence]:
     commission = explanation.commission
     if commission is None:
         yield "No commission: this order is not attributed to a publisher.", {}
@@ -209,11 +218,11 @@ def _sentences(explanation: Explanation) -> Iterator[_Sentence]:
             "Version {version} of the commission plan applies, in force since {since}.",
             {
                 "version": explanation.plan["version"],
-                "since": explanation.plan["effective_from"][:10],
+                "since": _day(explanation.plan["effective_from"], zone),
             },
         )
     for booking in explanation.bookings:
-        yield from _booking_sentences(booking, currency)
+        yield from _booking_sentences(booking, currency, zone)
     yield (
         "The commission is {amount} {currency}; its status is {status}.",
         {
@@ -227,17 +236,19 @@ def _sentences(explanation: Explanation) -> Iterator[_Sentence]:
     if commission["waits_for_approval"]:
         yield "Only a browser reported the order: the advertiser has to approve it.", {}
     elif commission["status"] in {CommissionStatus.PENDING, CommissionStatus.APPROVED}:
-        yield "It becomes payable on {date}.", {"date": commission["lock_at"][:10]}
+        yield "It becomes payable on {date}.", {"date": _day(commission["lock_at"], zone)}
 
 
 def _reason(code: str) -> dict[str, Any]:
     return {"code": code, "sentence": (sentence_of(code),)}
 
 
-def _booking_sentences(booking: Mapping[str, Any], currency: str) -> Iterator[_Sentence]:
+def _booking_sentences(
+    booking: Mapping[str, Any], currency: str, zone: ZoneInfo
+) -> Iterator[_Sentence]:
     event = booking.get("event", {})
     facts = {
-        "date": booking["at"][:10],
+        "date": _day(booking["at"], zone),
         "delta": format_amount(booking["delta_minor"], currency),
         "total": format_amount(booking["total_minor"], currency),
         "currency": currency,

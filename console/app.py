@@ -7,16 +7,21 @@ from starlette.routing import BaseRoute, Route
 from console import (
     advertisers,
     conversions,
+    demo_shop,
     health,
     links,
     pages,
+    program_coupons,
+    program_rules,
+    program_tracking,
+    programs,
     publishers,
     rendering,
     reports,
     sessions,
     uploads,
 )
-from console.managers import dashboard, flags, payouts, programs
+from console.managers import dashboard, flags, payouts
 from console.pages import LANGUAGE_COOKIE, View, Visit, redirect
 from kernel import i18n
 from kernel.database import reading, unit_of_work
@@ -60,8 +65,12 @@ def _views(throttle: sessions.Throttle) -> list[View]:
         *flags.VIEWS,
         *payouts.VIEWS,
         *programs.VIEWS,
+        *program_rules.VIEWS,
+        *program_coupons.VIEWS,
+        *program_tracking.VIEWS,
         *advertisers.VIEWS,
         *uploads.VIEWS,
+        *demo_shop.VIEWS,
         View(method="GET", path="/console", handler=_to_home, session=False),
     ]
 

@@ -1,5 +1,6 @@
 """The list of conversions and the page of one, for every role; rows are scoped to the actor."""
 
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -7,12 +8,12 @@ from starlette.responses import Response
 
 from commissions import explanations, statements
 from commissions.models import CommissionStatus
-from console import evidence, forms, reads
+from console import decisions, evidence, forms, reads
 from console.pages import View, Visit
 from kernel import pages as cursors
 from network import programs
 from network.models import Program, Role
-from tracker import arrivals, attribution_words, changes
+from tracker import arrivals, changes
 
 PAGE_ROWS: Final = 50
 ARRIVALS_SHOWN: Final = 50
@@ -105,16 +106,21 @@ def _detail(visit: Visit) -> Response:
     line = statements.get(session, actor, visit.path["conversion_id"])
     conversion = line.conversion
     explanation = explanations.explain(session, actor, conversion.id)
+    program = programs.get(session, conversion.program_id)
     assessment = reads.assessment(session, actor, conversion.id)
     return visit.page(
         "conversion.html",
         line=line,
         conversion=conversion,
-        program=programs.get(session, conversion.program_id),
-        publishers=publisher_names(visit, [line]),
+        program=program,
         items=statements.items(session, conversion.id),
-        words=explanations.words(explanation, visit.language),
-        decision=_decision(visit, line),
+        # Why it stands where it does is said once, above the story.
+        words=explanations.words(
+            replace(explanation, reason=""), visit.language, zone=program.timezone
+        )
+        if line.commission
+        else [],
+        decision=decisions.of(visit, line),
         bookings=explanation.bookings,
         steps=explanation.steps,
         sub_ids=reads.sub_ids(line.attribution),
@@ -127,16 +133,6 @@ def _detail(visit: Visit) -> Response:
         reasons=evidence.reasons_of(assessment, visit.language) if assessment else [],
         flag=reads.flag_of(session, actor, conversion.id),
     )
-
-
-def _decision(visit: Visit, line: statements.StatementLine) -> list[str]:
-    """Who brought the order and why, in words; empty until that is decided."""
-    if line.attribution is None:
-        return []
-    reader = visit.actor.party_id if visit.actor.role is Role.PUBLISHER else None
-    found = attribution_words.facts(visit.session, line.attribution, reader=reader)
-    names = reads.publisher_names(visit.session, attribution_words.publishers_in(found))
-    return attribution_words.tell(found, names, visit.language)
 
 
 VIEWS = (

@@ -89,6 +89,20 @@ def start_of(at: date | None, *, zone: str = "UTC", days_later: int = 0) -> date
         raise invalid("date", "range", "is not a date this server can use") from error
 
 
+def instant(form: dict[str, str], name: str, *, zone: str) -> datetime | None:
+    """A day and time such as 2026-03-10T09:30 in the zone, in UTC, or None when it is left out."""
+    given = text(form, name)
+    if not given:
+        return None
+    try:
+        local = datetime.fromisoformat(given)
+        if local.tzinfo is None:
+            local = local.replace(tzinfo=ZoneInfo(zone))
+        return local.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise invalid(name, "date", "must be a date and time such as 2026-03-10T09:30") from error
+
+
 def choice(query: dict[str, str], name: str, allowed: frozenset[str]) -> str | None:
     """One of the allowed values, or None when it is left out."""
     given = text(query, name)

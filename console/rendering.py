@@ -113,6 +113,7 @@ def environment(language: str) -> Environment:
         moment_exact=moment_exact,
         day=day,
         label=partial(words.label, gettext=catalogue.gettext),
+        channel=partial(words.channel, gettext=catalogue.gettext),
         reason=partial(words.reason, language=language, gettext=catalogue.gettext),
         health_check=partial(words.health_check, gettext=catalogue.gettext),
         attribution=partial(words.attribution, language=language),

@@ -86,7 +86,7 @@ def _show(visit: Visit) -> Response:
     currencies = [amount.currency for amount in report.total.amounts]
     currency = visit.query.get("currency", "")
     if currency not in currencies:
-        currency = currencies[0] if currencies else ""
+        currency = _busiest(report.total.amounts)
     kept = {name: visit.query[name] for name in _KEPT if visit.query.get(name)}
     found = _rows(visit, report, currency)
     return visit.page(
@@ -110,6 +110,11 @@ def _show(visit: Visit) -> Response:
     )
 
 
+def _busiest(amounts: Sequence[Amount]) -> str:
+    """The currency with most orders; the first of equals."""
+    return max(amounts, key=lambda one: one.conversions).currency if amounts else ""
+
+
 def _url(query: dict[str, str], *without: str) -> str:
     return f"/reports?{urlencode({k: v for k, v in query.items() if k not in without})}"
 
@@ -117,9 +122,13 @@ def _url(query: dict[str, str], *without: str) -> str:
 def _rows(visit: Visit, report: Report, currency: str) -> list[Row]:
     groups = report.question.groups
     names = report_tables.names(visit.session, groups, report.lines)
+
+    def in_it(line: Line) -> Amount:
+        return line.by_currency.get(currency, Amount(currency))
+
     lines = list(report.lines)
     if groups[0] not in reports.TIMES:
-        lines.sort(key=lambda line: (-line.clicks, -line.conversions, line.keys))
+        lines.sort(key=lambda line: (-line.clicks, -in_it(line).conversions, line.keys))
     return [
         Row(
             cells=tuple(
@@ -127,7 +136,7 @@ def _rows(visit: Visit, report: Report, currency: str) -> list[Row]:
                 for group, key in zip(groups, line.keys, strict=True)
             ),
             line=line,
-            amount=line.by_currency.get(currency, Amount(currency)),
+            amount=in_it(line),
         )
         for line in lines
     ]

@@ -4,6 +4,7 @@ The English names are msgids. A code that has no name here is shown as its own w
 reason elsewhere is never an empty cell.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -88,6 +89,9 @@ LABELS: Final[dict[str, str]] = {
     "order": N_("Earlier order"),
     "preferred": N_("Preferred partner"),
     "manual": N_("Assigned by hand"),
+    "initiator": N_("began it"),
+    "contributor": N_("helped"),
+    "converter": N_("completed it"),
     # Coupons: how a code is compared, and what it does.
     "EQUALS": N_("exact"),
     "STARTS_WITH": N_("beginning"),
@@ -97,6 +101,11 @@ LABELS: Final[dict[str, str]] = {
     "exclusive": N_("always the owner's"),
     "suppressed": N_("pays nobody"),
     "none": N_("None"),
+    # Where a version of rules, a coupon or a secret stands today.
+    "in_force": N_("In force"),
+    "coming": N_("Coming"),
+    "replaced": N_("Replaced"),
+    "ended": N_("Ended"),
     # What reports are grouped by, and the values of it that are codes.
     "hour": N_("Hour"),
     "day": N_("Day"),
@@ -141,8 +150,11 @@ _CHECKS: Final[dict[str, str]] = {
     "conflicts": N_("Contradictions"),
     "refused": N_("Refused reports"),
     "repeat_clicks": N_("Repeated clicks"),
+    "repeat_orders": N_("Repeated orders"),
     "links": N_("Pages behind links"),
 }
+
+_TAG: Final = N_("Tag of the page")
 
 _STEPS: Final[dict[str, str]] = {
     "propose": N_("Proposed"),
@@ -159,6 +171,8 @@ TONES: Final[dict[str, str]] = {
     "settled": "done",
     "cleared": "good",
     "active": "good",
+    "in_force": "good",
+    "coming": "info",
     "done": "good",
     "running": "info",
     "queued": "info",
@@ -210,6 +224,12 @@ def attribution(code: str, *, language: str) -> str:
     return attribution_words.sentence(code, language)
 
 
+def channel(code: str, *, gettext: Gettext) -> str:
+    """By which way a report came in."""
+    # What fraud does with an order is called the same, and is another word in other languages.
+    return gettext(_TAG) if code == "tag" else label(code, gettext=gettext)
+
+
 def health_check(code: str, *, gettext: Gettext) -> str:
     """What a check of tracking health looks at."""
     known = _CHECKS.get(code)
@@ -244,6 +264,12 @@ _DONE: Final[dict[str, str]] = {
     "flag_confirmed": N_("The flag is confirmed. The commission is withdrawn."),
     "link_made": N_("The short link is made. It works within seconds."),
     "link_retired": N_("The short link is retired. Its visitors go to the fallback page."),
+    "rules_published": N_("The version is published. Orders are judged by it from its time on."),
+    "coupons_added": N_("The coupons are added."),
+    "coupon_ended": N_("The coupon is ended. Orders that were decided keep their publisher."),
+    "tracking_set": N_("Saved. Trackers follow within seconds."),
+    "tag_orders_set": N_("Saved. Orders that are recorded already stay as they are."),
+    "secret_retired": N_("The secret is retired. Nothing signed with it is taken in any more."),
     "run_proposed": N_("The payout run is proposed. A second person approves it."),
     "run_proposed_alone": N_("The payout run is proposed. Check it and approve it next."),
     "run_approved": N_("The payout run is approved. Download the bank file next."),
@@ -268,6 +294,8 @@ _PROBLEMS: Final[dict[str, str]] = {
     "link_code_taken": N_("Another short link has this code. Choose another one."),
     "not_joined": N_("You are not an approved member of this program; nothing was made."),
     "too_many_links": N_("You have as many short links as this network allows. Retire some."),
+    "coupon_taken": N_("A coupon with this code is in force in the same time. Nothing was added."),
+    "too_many_secrets": N_("So many secrets are in force as there may be. Retire one first."),
     "unavailable": N_("The database does not answer. Nothing was changed; try again in a moment."),
 }
 
@@ -291,7 +319,35 @@ _RULES: Final[dict[tuple[str, str], str]] = {
     ("from", "range"): N_("Hours of so long ago are not kept. Group by day."),
     ("from", "date"): N_("A date looks like 2026-03-10."),
     ("to", "date"): N_("A date looks like 2026-03-10."),
+    ("effective_from", "date"): N_("A day and time look like 2026-03-10T09:30."),
+    ("effective_from", "past"): N_("Only a manager may publish rules for orders of the past."),
+    ("window_hours", "range"): N_("The window is a whole number of hours, 1 to 8,760."),
+    ("stand_down_seconds", "range"): N_("The stand-down is a whole number of seconds, 0 to 3,600."),
+    ("in_cart_seconds", "range"): N_("The basket's time is whole seconds, 0 to 3,540."),
+    ("customer_days", "range"): N_("Earlier orders reach back 0 to 3,650 whole days."),
+    ("sources", "choice"): N_("Each thing that decides can stand in the list once."),
+    ("excluded", "publisher"): N_("Among those without a part is one who is no publisher here."),
+    ("excluded", "group"): N_("Among those without a part is a group that is not in the JSON."),
+    ("params.half_life_days", "range"): N_("The half-life is up to 365 days, in whole seconds."),
+    ("params.last_percent", "sum"): N_("First and last click have at most 100 % together."),
+    ("params.converter_percent", "sum"): N_("The three parts must be 100 % together."),
+    ("more", "json"): N_("The rules for some orders are not JSON."),
+    ("more", "fields"): N_("The JSON may hold groups, preferred and rules, and nothing else."),
+    ("code", "missing"): N_("Enter a code."),
+    ("code", "length"): N_("A code has 1 to 128 characters; to match a part of one, at least 3."),
+    ("publisher", "missing"): N_("Choose the publisher that the code belongs to."),
+    ("publisher", "effect"): N_("A code that pays nobody belongs to nobody."),
+    ("publisher", "unknown"): N_("This publisher is none of the program's."),
+    ("ends_at", "order"): N_("The last day is before the first."),
+    ("fallback_url", "url"): N_("The fallback page is a plain address that begins with https://."),
+    ("coupon", "length"): N_("A coupon has at most 64 characters."),
+    ("click_parameter", "format"): N_("A parameter is 1 to 32 of letters, digits, _ and inner - ."),
 }
+_ANY_PARAM: Final[dict[str, str]] = {
+    "unknown": N_("A figure is filled in that belongs to another model. Empty it."),
+    "percent": N_("A part is a percentage from 0 to 100, such as 12.5."),
+}
+_IN_ROW: Final = re.compile(r"coupons\[(\d+)\]\.(.+)")
 
 
 def done(code: str, *, gettext: Gettext) -> str:
@@ -308,7 +364,16 @@ def refusal(error: AppError, *, gettext: Gettext) -> str:
     """A refusal in the reader's language; the error's own sentence when there is no other."""
     if isinstance(error, InvalidInput):
         first = error.problems[0]
-        known = _RULES.get((first.field, first.rule))
-        return gettext(known) if known else f"{first.field}: {gettext(first.message)}"
+        if row := _IN_ROW.fullmatch(first.field):
+            said = _broken(row[2], first.rule, first.message, gettext)
+            return gettext("Line {number}: {said}").format(number=int(row[1]) + 1, said=said)
+        return _broken(first.field, first.rule, first.message, gettext)
     known = _PROBLEMS.get(error.code)
     return gettext(known) if known else gettext(error.message)
+
+
+def _broken(field: str, rule: str, message: str, gettext: Gettext) -> str:
+    known = _RULES.get((field, rule))
+    if known is None and field.startswith("params."):
+        known = _ANY_PARAM.get(rule)
+    return gettext(known) if known else f"{field}: {gettext(message)}"

@@ -151,6 +151,12 @@ class Settings(BaseSettings):
     upload_chunk_rows: int = Field(
         500, ge=1, le=10_000, description="Rows of a file that are taken in at once."
     )
+    upload_days: int = Field(
+        400,
+        ge=0,
+        description="Days that files of orders and the results of their rows are kept after they "
+        "are done; the orders stay. 0 means for ever.",
+    )
     intake_wait_milliseconds: int = Field(
         2_000, ge=0, description="How long a change of an order waits for the order to be shipped."
     )
@@ -243,6 +249,12 @@ class Settings(BaseSettings):
     )
     health_late_minutes: int = Field(
         60, ge=1, description="An order that is reported later than this after it occurred is late."
+    )
+    health_repeats_min: int = Field(
+        10,
+        ge=1,
+        description="Identical reports of one known order, by one way, that are amber; ten times "
+        "as many are red.",
     )
     health_share_percent: int = Field(
         20,

@@ -143,6 +143,31 @@ def one_of(session: Session, actor: Actor, code_or_id: str = "") -> Program:
     return own[0]
 
 
+def set_landing(
+    session: Session, program: Program, *, landing_url: str, actor: str, now: datetime
+) -> None:
+    """Move the landing page; its host is allowed from now on, as those before it stay.
+
+    Trackers know within their refresh time; a repeat changes nothing.
+    """
+    host = _landing_host(landing_url)
+    if program.landing_url == landing_url:
+        return
+    audit.record(
+        session,
+        actor=actor,
+        action="program.landing",
+        subject_id=program.id,
+        now=now,
+        before=program.landing_url,
+        after=landing_url,
+    )
+    program.landing_url = landing_url
+    program.allowed_domains = sorted({host, *program.allowed_domains})
+    session.add(program)
+    touch_routing(session)
+
+
 def set_status(
     session: Session, program: Program, *, status: ProgramStatus, actor: str, now: datetime
 ) -> None:

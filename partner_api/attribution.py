@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from commissions import statements
 from kernel import i18n, pages
-from kernel.errors import Forbidden, NotFound, invalid
+from kernel.errors import Forbidden, NotFound
 from kernel.http import Call, Endpoint, NoQuery
 from network.access import require
 from network.models import Program, Role
@@ -178,17 +178,14 @@ def publish_terms(call: Call) -> AttributionTermsView:
     An order is judged by the version in force when it occurred. What was decided stays.
     """
     program = _program(call)
-    effective_from = call.body.effective_from or call.now
-    if effective_from < call.now and not call.actor.is_manager:
-        # What publishers were promised for orders of the past is not the advertiser's to change.
-        raise invalid("effective_from", "past", "must not lie in the past")
     version = attribution_terms.publish(
         call.session,
         program_id=program.id,
         document=call.body.document,
-        effective_from=effective_from,
+        effective_from=call.body.effective_from or call.now,
         actor=str(call.actor),
         now=call.now,
+        allow_past=call.actor.is_manager,
     )
     return _view(program, version)
 

@@ -112,7 +112,8 @@ def add_coupons(call: Call) -> CouponList:
     Orders that are nobody's so far and carry one of them go to its owner.
     """
     program = lookups.visible_program(call.session, call.actor, path_id(call, "id"))
-    _check_count(call, len(call.body.coupons))
+    rows_max = call.context.settings.coupon_rows_max
+    coupons.check_count(len(call.body.coupons), rows_max=rows_max)
     added = coupons.add(
         call.session,
         call.body.coupons,
@@ -126,7 +127,8 @@ def add_coupons(call: Call) -> CouponList:
 def end_coupons(call: Call) -> CouponList:
     """End coupons of a program, all or none. Orders that were decided keep their publisher."""
     program = lookups.visible_program(call.session, call.actor, path_id(call, "id"))
-    _check_count(call, len(call.body.ids))
+    rows_max = call.context.settings.coupon_rows_max
+    coupons.check_count(len(call.body.ids), rows_max=rows_max)
     ended = coupons.end(
         call.session,
         call.body.ids,
@@ -136,14 +138,6 @@ def end_coupons(call: Call) -> CouponList:
         now=call.now,
     )
     return CouponList(data=_views(call.session, ended))
-
-
-def _check_count(call: Call, rows: int) -> None:
-    limit = call.context.settings.coupon_rows_max
-    if rows > limit:
-        raise TooLarge(
-            f"at most {limit} coupons at once", limit="coupon_rows_max", limit_rows=limit
-        )
 
 
 def _views(session: Session, found: Sequence[Coupon]) -> list[CouponView]:

@@ -59,9 +59,15 @@ class PerformanceQuery(PageQuery):
 
 
 class AmountsView(BaseModel):
-    """One currency of a row. `epc` is what 100 clicks earned, null without clicks."""
+    """One currency of a row: its orders, what they brought, and what is booked in it.
+
+    `epc` is what 100 clicks earned, null without clicks. It is divided by `clicks`: those on
+    programs that pay in this currency.
+    """
 
     currency: str
+    clicks: int
+    conversions: int
     sales: MoneyAmount
     refunded: MoneyAmount
     commission: MoneyAmount
@@ -69,7 +75,10 @@ class AmountsView(BaseModel):
 
 
 class PerformanceTotal(BaseModel):
-    """Sums of the whole report, on every page of it."""
+    """Sums of the whole report, on every page of it.
+
+    The counts are of all currencies; those of one, beside its money, stand in `amounts`.
+    """
 
     impressions: int
     clicks: int
@@ -181,6 +190,8 @@ def _amounts(one: Amount) -> AmountsView:
     epc = one.epc_minor
     return AmountsView(
         currency=one.currency,
+        clicks=one.clicks,
+        conversions=one.conversions,
         sales=money(one.sales_minor),
         refunded=money(one.refunded_minor),
         commission=money(one.commission_minor),

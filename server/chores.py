@@ -12,7 +12,7 @@ from kernel import log
 from kernel.database import checkpoint, let_others_write, reading, unit_of_work
 from kernel.outbox import acquire, release
 from kernel.settings import Settings
-from tracker import click_days, customers, link_checks, rollup_checks, visitors
+from tracker import click_days, customers, link_checks, rollup_checks, uploads, visitors
 
 _log = log.get(__name__)
 _SWEEP_ROWS = 200
@@ -93,6 +93,27 @@ def forget(engine: Engine, settings: Settings, *, now: datetime) -> None:
             known_before=now - timedelta(days=settings.known_customer_days_max),
             wanted_before=now - timedelta(days=settings.unmatched_order_days_max),
         )
+
+
+def forget_uploads(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> int:
+    """Let go of files of orders past their time, in short transactions; rows and files gone."""
+    if not settings.upload_days:
+        return 0
+    gone = 0
+    while True:
+        with unit_of_work(engine) as session:
+            if not acquire(session, "uploads", owner=owner, seconds=_LEASE_SECONDS, now=now):
+                return gone
+            batch = uploads.forget(
+                session,
+                done_before=now - timedelta(days=settings.upload_days),
+                rows_max=_PRUNED_ROWS,
+            )
+            if batch == 0:
+                release(session, "uploads", owner=owner)
+                return gone
+        gone += batch
+        let_others_write(engine)
 
 
 def pull_feeds(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> None:

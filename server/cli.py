@@ -108,6 +108,8 @@ def _announce_demo(configured: Settings, demo_file: Path) -> None:
     program = document["advertisers"][0]["program"]
     base = configured.public_url
     click.echo(
+        f"  begin     {document['shop']['landing_url']}\n"
+        f"            a shop of our own: click, buy, and see both tracked\n"
         f"  console   {base}/console\n"
         f"            manager    {manager['email']}  {manager['password']}\n"
         f"            publisher  {publisher['email']}  {publisher['password']}\n"

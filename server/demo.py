@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from feeds.models import FeedSource
 from fraud import flags
 from kernel import clock, log, outbox
 from kernel.database import connect, reading, unit_of_work
-from kernel.ids import derived_id
 from kernel.keys import Keys
 from kernel.keys import load as load_keys
 from kernel.settings import Settings
 from network import access, programs, publishers
 from network.models import MembershipStatus, Program, Publisher, Role, TagOrders, User
-from server import chores, demo_catalogue, demo_history, pipeline
+from server import chores, demo_catalogue, demo_history, demo_logins, demo_shop, pipeline
+from server.demo_logins import ACTOR
 from server.demo_network import (
     NOT_APPROVED,
     PROGRAMS,
@@ -43,7 +42,6 @@ from tracker.geo import GeoResolver
 from tracker.models import Conversion
 
 _log = log.get(__name__)
-ACTOR = "demo"
 HISTORY_DAYS = 75
 _STEP_DAYS = 5
 _MANAGER_EMAIL = "manager@tallystick.example"
@@ -62,6 +60,13 @@ def load(settings: Settings) -> Path:
     try:
         with unit_of_work(engine) as session:
             loaded_at = _parties(session, keys)
+            demo_shop.ensure(
+                session,
+                keys,
+                settings,
+                terms_from=datetime.fromisoformat(_TERMS_FROM),
+                now=loaded_at,
+            )
         if not target.exists():
             _load_catalogues(engine, settings, now=loaded_at)
             _load_history(engine, settings, keys, loaded_at=loaded_at)
@@ -73,31 +78,13 @@ def load(settings: Settings) -> Path:
     return target
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """What one party signs in and calls the API with; equal at every load of an installation."""
-
-    email: str
-    password: str
-    client_secret: str
-
-
-def _login(keys: Keys, email: str) -> Login:
-    key = keys.derive("demo-logins")
-    return Login(
-        email=email,
-        password=derived_id("demo", key, "password", email)[:21],
-        client_secret=derived_id("tss", key, "client-secret", email),
-    )
-
-
 def _parties(session: Session, keys: Keys) -> datetime:
     """When the parties were added, now or at an earlier load."""
     existing = session.exec(select(User).where(User.email == _MANAGER_EMAIL)).one_or_none()
     if existing is not None:
         return existing.created_at
     now = clock.now()
-    _add_access(
+    demo_logins.add(
         session,
         keys,
         email=_MANAGER_EMAIL,
@@ -123,41 +110,9 @@ def _parties(session: Session, keys: Keys) -> datetime:
     return now
 
 
-def _add_access(
-    session: Session,
-    keys: Keys,
-    *,
-    email: str,
-    name: str,
-    role: Role,
-    party_id: str | None,
-    now: datetime,
-) -> None:
-    login = _login(keys, email)
-    access.add_user(
-        session,
-        email=email,
-        name=name,
-        password=login.password,
-        role=role,
-        party_id=party_id,
-        actor=ACTOR,
-        now=now,
-    )
-    access.add_client(
-        session,
-        name=email,
-        role=role,
-        party_id=party_id,
-        actor=ACTOR,
-        now=now,
-        secret=login.client_secret,
-    )
-
-
 def _add_publisher(session: Session, keys: Keys, entry: DemoPublisher, now: datetime) -> Publisher:
     publisher = publishers.add(session, code=entry.code, name=entry.name, now=now)
-    _add_access(
+    demo_logins.add(
         session,
         keys,
         email=_publisher_email(entry),
@@ -185,9 +140,13 @@ def _add_program(session: Session, keys: Keys, entry: DemoProgram, now: datetime
         now=now,
     )
     access.add_postback_token(
-        session, program=program, actor=ACTOR, now=now, token=_postback_token(keys, program)
+        session,
+        program=program,
+        actor=ACTOR,
+        now=now,
+        token=demo_logins.postback_token(keys, program),
     )
-    _add_access(
+    demo_logins.add(
         session,
         keys,
         email=_advertiser_email(entry),
@@ -217,10 +176,6 @@ def _publisher_email(entry: DemoPublisher) -> str:
 
 def _advertiser_email(entry: DemoProgram) -> str:
     return f"{entry.login}@advertisers.example"
-
-
-def _postback_token(keys: Keys, program: Program) -> str:
-    return derived_id("pbt", keys.derive("demo-logins"), "postback", program.code)
 
 
 # History -------------------------------------------------------------------------------------
@@ -320,7 +275,7 @@ def _document(session: Session, settings: Settings, keys: Keys) -> dict[str, Any
     found_publishers = {publisher.code: publisher for publisher in session.exec(select(Publisher))}
 
     def credentials(email: str) -> dict[str, str]:
-        login = _login(keys, email)
+        login = demo_logins.of(keys, email)
         return {
             "email": email,
             "password": login.password,
@@ -336,7 +291,7 @@ def _document(session: Session, settings: Settings, keys: Keys) -> dict[str, Any
                 "id": found_programs[entry.code].advertiser_id,
                 "name": entry.advertiser,
                 **credentials(_advertiser_email(entry)),
-                "postback_token": _postback_token(keys, found_programs[entry.code]),
+                "postback_token": demo_logins.postback_token(keys, found_programs[entry.code]),
                 "program": entry.code,
                 "program_id": found_programs[entry.code].id,
                 "currency": entry.currency,
@@ -353,6 +308,7 @@ def _document(session: Session, settings: Settings, keys: Keys) -> dict[str, Any
             }
             for entry in PUBLISHERS
         ],
+        "shop": {**demo_shop.document(session, keys), **credentials(demo_shop.EMAIL)},
     }
 
 

@@ -133,8 +133,9 @@ def maintain() -> None:
 
 @app.task(name="tallystick.forget")
 def forget() -> None:
-    """Drop what is remembered of customers and of unmatched orders for longer than allowed."""
+    """Drop what is remembered of customers, unmatched orders and files for longer than allowed."""
     chores.forget(_engine, _CONFIGURED, now=clock.now())
+    chores.forget_uploads(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
 
 
 @app.task(name="tallystick.pull_feeds")

@@ -149,6 +149,18 @@ def postgres_url(postgres_template: str) -> Iterator[str]:
         _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+@pytest.fixture
+def empty_postgres_url(postgres_template: str) -> Iterator[str]:
+    """A PostgreSQL database without any table, for migrations on their way."""
+    del postgres_template  # It says whether there is a server.
+    name = f"tallystick_test_{uuid.uuid4().hex[:12]}"
+    _administer(f"CREATE DATABASE {name}")
+    try:
+        yield _database(name)
+    finally:
+        _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database: the test runs once on SQLite and once on PostgreSQL."""

@@ -192,9 +192,13 @@ def conversion(
     *,
     items: Sequence[dict[str, Any]] = (),
     clicked: Click | None = None,
+    decided: bool = True,
     **facts: Any,
 ) -> Conversion:
-    """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0."""
+    """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0.
+
+    One that is not `decided` has no attribution yet.
+    """
     number, identity = _id("cnv")
     at = facts.get("occurred_at", NOW)
     given: dict[str, Any] = {
@@ -214,21 +218,24 @@ def conversion(
     for line, item in enumerate(items):
         row: dict[str, Any] = {"conversion_id": made.id, "line": line} | item
         session.add(ConversionItem(**row))
-    session.add(
-        Attribution(
-            conversion_id=made.id,
-            publisher_id=who.id if who else None,
-            click_id=clicked.id if clicked else None,
-            clicked_at=clicked.at if clicked else None,
-            click_country=clicked.country if clicked else None,
-            sub_ids=dict(clicked.sub_ids) if clicked else {},
-            source="click" if who else "none",
-            reason="last_click" if who else "no_click",
-            decided_at=made.received_at,
-        )
-    )
+    if decided:
+        session.add(_attribution(made, who, clicked))
     session.flush()
     return made
+
+
+def _attribution(made: Conversion, who: Publisher | None, clicked: Click | None) -> Attribution:
+    return Attribution(
+        conversion_id=made.id,
+        publisher_id=who.id if who else None,
+        click_id=clicked.id if clicked else None,
+        clicked_at=clicked.at if clicked else None,
+        click_country=clicked.country if clicked else None,
+        sub_ids=dict(clicked.sub_ids) if clicked else {},
+        source="click" if who else "none",
+        reason="last_click" if who else "no_click",
+        decided_at=made.received_at,
+    )
 
 
 def change(session: Session, of: Conversion, kind: ChangeKind, **facts: Any) -> ConversionChange:

@@ -19,6 +19,7 @@ from tracker.repeats import Result
 
 KEYS_MAX: Final = 10_000
 _IDS_PER_QUERY: Final = 500
+_REPEATS: Final = (Result.DUPLICATE.value, Result.IGNORED.value)
 
 
 class _Way(NamedTuple):
@@ -176,4 +177,47 @@ def of_conversion(session: Session, conversion_id: str, *, limit: int) -> list[A
             last_at=last_at,
         )
         for channel, result, content_hash, source, count, at, last_at in session.execute(query)
+    ]
+
+
+def repeated(
+    session: Session, program_ids: Sequence[str], *, since: datetime, limit: int
+) -> list[tuple[str, str, str, int]]:
+    """(program, channel, order id, times) of known orders that came again since, most first.
+
+    Test orders are none.
+    """
+    # The recent repeats first, and then their orders: never all orders of a program.
+    recent = (
+        sa.select(
+            col(Arrival.conversion_id),
+            col(Arrival.channel),
+            sa.func.sum(col(Arrival.count)).label("times"),
+        )
+        .where(
+            # As the index says it: a value that is bound would not match its condition.
+            sa.text("arrival.result <> 'accepted'"),
+            col(Arrival.result).in_(_REPEATS),
+            col(Arrival.last_at) >= since,
+        )
+        .group_by(col(Arrival.conversion_id), col(Arrival.channel))
+        .subquery()
+    )
+    times = sa.func.sum(recent.c.times)
+    query = (
+        sa.select(col(Conversion.program_id), recent.c.channel, col(Conversion.order_id), times)
+        .join(recent, recent.c.conversion_id == col(Conversion.id))
+        .where(col(Conversion.program_id).in_(program_ids), col(Conversion.is_test).is_(False))
+        .group_by(
+            col(Conversion.program_id),
+            recent.c.channel,
+            col(Conversion.order_id),
+            col(Conversion.event),
+        )
+        .order_by(times.desc(), col(Conversion.order_id))
+        .limit(limit)
+    )
+    return [
+        (program_id, channel, order_id, int(count))
+        for program_id, channel, order_id, count in session.execute(query)
     ]

@@ -46,15 +46,19 @@ def publish(
     effective_from: datetime,
     actor: str,
     now: datetime,
+    allow_past: bool = True,
 ) -> AttributionTerms:
     """Publish the next version of the program's terms, for orders from `effective_from` on.
 
     InvalidInput names every problem by its path in the document and publishes nothing. Orders
     that were decided keep their decision, even when `effective_from` lies before them.
+    `allow_past` is for those who may change what publishers were promised for orders of the past.
     """
     documents.check_size(document, bytes_max=DOCUMENT_BYTES_MAX, what="an attribution document")
     if effective_from.tzinfo is None:
         raise invalid("effective_from", "timezone", "must say its offset from UTC")
+    if effective_from < now and not allow_past:
+        raise invalid("effective_from", "past", "must not lie in the past")
     _check_publishers(session, parse(document), program_id)
     # Whoever publishes at the same time waits here, and gets the number after.
     session.refresh(programs.get(session, program_id), with_for_update=True)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from kernel import audit, outbox
-from kernel.errors import Conflict, FieldProblem, InvalidInput, NotFound
+from kernel.errors import Conflict, FieldProblem, InvalidInput, NotFound, TooLarge
 from kernel.ids import new_id
 from network.models import Membership, Publisher
 from tracker import customers
@@ -79,6 +79,14 @@ class Code:
     def rank(self) -> tuple[int, int, str]:
         """The more exact coupon comes first: the operator, the longer code, the older coupon."""
         return (list(Operator).index(Operator(self.operator)), -len(self.key), self.id)
+
+
+def check_count(rows: int, *, rows_max: int) -> None:
+    """TooLarge when more coupons are added or ended at once than `coupon_rows_max` allows."""
+    if rows > rows_max:
+        raise TooLarge(
+            f"at most {rows_max} coupons at once", limit="coupon_rows_max", limit_rows=rows_max
+        )
 
 
 def add(

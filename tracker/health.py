@@ -17,8 +17,8 @@ from kernel.i18n import translate
 from kernel.settings import Settings
 from network.access import Actor, scope_to_party
 from network.models import Membership, MembershipStatus, Program, Publisher, Role
-from tracker import judgements, link_checks
-from tracker.judgements import Check, Judgement, Share, Status, Traffic
+from tracker import arrivals, judgements, link_checks
+from tracker.judgements import Check, Judgement, SameOrders, Share, Status, Traffic
 from tracker.models import Attribution, Conversion, IntakeRefusal
 from tracker.rollup_checks import day_number
 from tracker.rollup_models import LinkTarget, RollupDay, RollupHour
@@ -104,6 +104,7 @@ def read(
     found = [*_from_visits(view), *_from_silence(view), *_from_orders(view), *_from_links(view)]
     if actor.role is not Role.PUBLISHER and view.publisher_id is None:
         found.extend(_from_refusals(view))
+        found.extend(_from_repeats(view))
     return sorted(found, key=lambda finding: finding.rank)
 
 
@@ -417,6 +418,32 @@ def _from_refusals(view: _View) -> list[Finding]:
             judged = _share(view, check, share, {"reasons": _reasons(others)})
             if judged is not None and count:
                 found.append(Finding(program_id, None, judged))
+    return found
+
+
+def _from_repeats(view: _View) -> list[Finding]:
+    """By program and by the way in which the same orders came again and again."""
+    groups: defaultdict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for program_id, channel, order_id, times in arrivals.repeated(
+        view.session, list(view.programs), since=view.since, limit=_ORDERS_READ_MAX
+    ):
+        groups[program_id, channel].append((times, order_id))
+    found = []
+    for (program_id, channel), repeated in groups.items():
+        times, example = repeated[0]
+        judged = judgements.judge_same_orders(
+            SameOrders(
+                channel=channel,
+                count=sum(one for one, _ in repeated),
+                orders=len(repeated),
+                times=times,
+                example=example,
+                days=view.settings.health_days,
+            ),
+            times_min=view.settings.health_repeats_min,
+        )
+        if judged is not None:
+            found.append(Finding(program_id, None, judged))
     return found
 
 

@@ -34,6 +34,7 @@ class Check(StrEnum):
     CONFLICTS = "conflicts"
     REFUSED = "refused"
     REPEAT_CLICKS = "repeat_clicks"
+    REPEAT_ORDERS = "repeat_orders"
     LINKS = "links"
 
 
@@ -263,6 +264,46 @@ def judge_repeats(traffic: Traffic) -> Judgement | None:
             "clicks": traffic.clicks,
             "unique_clicks": traffic.unique_clicks,
             "days": traffic.days,
+        },
+    )
+
+
+_SAME_ORDERS: Final = N_(
+    "{count} reports by {channel} in the last {days} days repeat {orders} orders that were known; "
+    "{example} alone came {times} times more. Nothing is counted twice, but something sends the "
+    "same again and again: look for a page that is reloaded, or a job that does not read the "
+    "answer."
+)
+_RED_TIMES: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SameOrders:
+    """Reports by one way that repeat known orders: `times` of them `example`, most of all."""
+
+    channel: str
+    count: int
+    orders: int
+    times: int
+    example: str
+    days: int
+
+
+def judge_same_orders(same: SameOrders, *, times_min: int) -> Judgement | None:
+    """Amber when one order was repeated `times_min` times, red from ten times that; else None."""
+    if same.times < times_min:
+        return None
+    return Judgement(
+        Check.REPEAT_ORDERS,
+        Status.RED if same.times >= _RED_TIMES * times_min else Status.AMBER,
+        _SAME_ORDERS,
+        {
+            "channel": same.channel,
+            "count": same.count,
+            "orders": same.orders,
+            "times": same.times,
+            "example": same.example,
+            "days": same.days,
         },
     )
 

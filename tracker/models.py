@@ -339,7 +339,16 @@ class Arrival(SQLModel, table=True):
     result there may be several rows: what came later is a later row.
     """
 
-    __table_args__ = append_only()
+    # Only of what repeats or contradicts: of most rows the index holds nothing.
+    __table_args__ = (
+        sa.Index(
+            "ix_arrival_last_at",
+            "last_at",
+            sqlite_where=sa.text("result <> 'accepted'"),
+            postgresql_where=sa.text("result <> 'accepted'"),
+        ),
+        append_only(),
+    )
 
     seq: int | None = sequence_key()
     conversion_id: str = Field(foreign_key="conversion.id", index=True)
@@ -384,13 +393,12 @@ class OrderUpload(SQLModel, table=True):
 
 
 class OrderUploadRow(SQLModel, table=True):
-    """What became of one row of a file. Append-only.
+    """What became of one row of a file. Let go, with its file, after `upload_days`.
 
     `row` is its number in the file as a spreadsheet shows it, the header being row 1.
     """
 
     __tablename__ = "order_upload_row"
-    __table_args__ = append_only()
 
     upload_id: str = Field(foreign_key="order_upload.id", primary_key=True)
     row: int = Field(primary_key=True)

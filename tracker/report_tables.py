@@ -14,8 +14,8 @@ from tracker.reports import Amount, Line, Named, Report
 
 MEDIA_TYPE: Final = "text/csv; charset=utf-8"
 Names = Mapping[str, Mapping[Any, Named]]
-_COUNTS: Final = ("impressions", "clicks", "filtered_clicks", "unique_clicks", "conversions")
-_AMOUNTS: Final = ("sales", "refunded", "commission", "epc")
+_COUNTS: Final = ("impressions", "clicks", "filtered_clicks", "unique_clicks")
+_AMOUNTS: Final = ("conversions", "sales", "refunded", "commission", "epc")
 _NO_AMOUNT: Final[tuple[None]] = (None,)
 # A spreadsheet takes a cell that begins so for a formula, and sub-ids are anybody's text.
 _FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -31,7 +31,11 @@ def names(session: Session, groups: Sequence[str], lines: Sequence[Line]) -> Nam
 
 
 def csv_of(session: Session, report: Report) -> str:
-    """The whole report. Counts stand in the first row of a group only, so that columns sum up."""
+    """The whole report, a row for each group and currency.
+
+    Visits, which all currencies share, stand in the first row of a group only, orders in the row
+    of their currency, so that every column of counts may be summed.
+    """
     groups = report.question.groups
     found = names(session, groups, report.lines)
     text = io.StringIO()
@@ -67,5 +71,6 @@ def _cells(amount: Amount | None) -> list[str]:
     )
     return [
         amount.currency,
+        str(amount.conversions),
         *("" if minor is None else format_amount(minor, amount.currency) for minor in minors),
     ]

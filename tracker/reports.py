@@ -33,6 +33,13 @@ _PARTIAL: Final = CAPPED | {"reason"}
 # 1970 began on a Thursday; weeks begin on Monday.
 _DAYS_BEFORE_MONDAY: Final = 3
 _DAYS_A_WEEK: Final = 7
+_OF_CURRENCY: Final = (
+    "clicks",
+    "conversions",
+    "sales_minor",
+    "refunded_minor",
+    "commission_minor",
+)
 Key = tuple[int | str, ...]
 
 
@@ -66,10 +73,14 @@ class Question:
 
 @dataclass(slots=True)
 class Amount:
-    """What stands in one currency. `clicks` are those on programs that pay in it."""
+    """What stands in one currency: orders reported in it, what they brought, what was booked in it.
+
+    `clicks` are those on programs that pay in it: what its EPC is divided by.
+    """
 
     currency: str
     clicks: int = 0
+    conversions: int = 0
     sales_minor: int = 0
     refunded_minor: int = 0
     commission_minor: int = 0
@@ -98,7 +109,7 @@ class Line:
     def amounts(self) -> list[Amount]:
         """The currencies in which there is anything, in order of their codes."""
         found = (self.by_currency[code] for code in sorted(self.by_currency))
-        return [one for one in found if any((one.clicks, one.sales_minor, one.commission_minor))]
+        return [one for one in found if any(getattr(one, name) for name in _OF_CURRENCY)]
 
     @property
     def is_empty(self) -> bool:
@@ -114,6 +125,7 @@ class Line:
         self._amount(home).clicks += values["clicks"]
         if currency:
             amount = self._amount(currency)
+            amount.conversions += values["conversions"]
             amount.sales_minor += values["sales_minor"]
             amount.refunded_minor += values["refunded_minor"]
             amount.commission_minor += values["commission_minor"]
@@ -208,7 +220,7 @@ def _add_rest(
             setattr(whole, name, getattr(whole, name) - getattr(line, name))
         for amount in line.by_currency.values():
             of_whole = whole.by_currency.setdefault(amount.currency, Amount(amount.currency))
-            for name in ("clicks", "sales_minor", "refunded_minor", "commission_minor"):
+            for name in _OF_CURRENCY:
                 setattr(of_whole, name, getattr(of_whole, name) - getattr(amount, name))
     lines.update(rest)
 
@@ -224,7 +236,7 @@ def _total(lines: Iterable[Line]) -> Line:
             setattr(total, name, getattr(total, name) + getattr(line, name))
         for amount in line.by_currency.values():
             of_total = total.by_currency.setdefault(amount.currency, Amount(amount.currency))
-            for name in ("clicks", "sales_minor", "refunded_minor", "commission_minor"):
+            for name in _OF_CURRENCY:
                 setattr(of_total, name, getattr(of_total, name) + getattr(amount, name))
     return total
 

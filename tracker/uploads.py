@@ -25,6 +25,7 @@ from tracker.order_files import OrderFile
 
 _NAME_CHARS_MAX: Final = 128
 _COLUMNS_SHOWN: Final = 20
+_FILES_MAX: Final = 100
 
 
 class UploadStatus(StrEnum):
@@ -170,6 +171,26 @@ def note(
         # The shop has its file; what it held is recorded.
         upload.content = b""
     session.add(upload)
+
+
+def forget(session: Session, *, done_before: datetime, rows_max: int) -> int:
+    """Let go of up to `rows_max` results of files done before then, and of files without any left.
+
+    How many results and files went. What is not done is never let go, and the orders stay.
+    """
+    old = select(OrderUpload.id).where(
+        col(OrderUpload.status).not_in(OPEN), col(OrderUpload.finished_at) < done_before
+    )
+    ids = list(session.exec(old.order_by(col(OrderUpload.id)).limit(_FILES_MAX)))
+    key = (col(OrderUploadRow.upload_id), col(OrderUploadRow.row))
+    doomed = (
+        sa.select(*key).where(col(OrderUploadRow.upload_id).in_(ids)).order_by(*key).limit(rows_max)
+    )
+    gone: Any = session.execute(sa.delete(OrderUploadRow).where(sa.tuple_(*key).in_(doomed)))
+    if gone.rowcount == rows_max:
+        return int(gone.rowcount)
+    files: Any = session.execute(sa.delete(OrderUpload).where(col(OrderUpload.id).in_(ids)))
+    return int(gone.rowcount) + int(files.rowcount)
 
 
 def fail(session: Session, upload_id: str, detail: str, *, now: datetime) -> None:

@@ -80,6 +80,11 @@ def _look(page: Page, address: str, world: World, *, to: Path) -> None:
         "flags": "/flags?status=all",
         "payouts": "/payouts",
         "program": f"/programs/{world.program.id}",
+        "rules": f"/programs/{world.program.id}/attribution",
+        "coupons": f"/programs/{world.program.id}/coupons",
+        "tracking": f"/programs/{world.program.id}/tracking",
+        "reports": "/reports",
+        "health": "/health",
         "links": "/links",
     }
     for name, path in paths.items():
@@ -122,7 +127,7 @@ def test_a_manager_clears_a_flag(chromium: str, address: str, world: World, tmp_
     with Session(world.engine) as session:
         decision = session.exec(select(FlagDecision)).one()
     assert (decision.outcome, decision.note) == ("cleared", "Spoke with the publisher")
-    assert len(list(tmp_path.glob("*-*-*.png"))) == 42
+    assert len(list(tmp_path.glob("*-*-*.png"))) == 72
 
 
 def test_an_advertiser_sends_a_file(

@@ -15,8 +15,14 @@ MANAGER_PAGES = (
     "/flags?status=all",
     "/flags/{flag}",
     "/payouts",
+)
+PROGRAM_PAGES = (
     "/programs",
     "/programs/{program}",
+    "/programs/{program}/attribution",
+    "/programs/{program}/coupons",
+    "/programs/{program}/tracking",
+    "/refusals",
 )
 SHARED_PAGES = ("/", "/conversions", "/conversions?order=oldest", "/conversions/{held}")
 
@@ -26,10 +32,10 @@ def _path(pattern: str, world: World) -> str:
 
 
 @pytest.mark.parametrize("role", ["manager", "publisher", "advertiser"])
-@pytest.mark.parametrize("pattern", [*MANAGER_PAGES, *SHARED_PAGES, "/refusals"])
+@pytest.mark.parametrize("pattern", [*MANAGER_PAGES, *SHARED_PAGES, *PROGRAM_PAGES])
 def test_page_by_role(browser: Browser, world: World, role: str, pattern: str) -> None:
     allowed = role == "manager" or pattern in SHARED_PAGES
-    if pattern == "/refusals":
+    if pattern in PROGRAM_PAGES:
         allowed = role != "publisher"
     browser.sign_in(role)
 
@@ -44,7 +50,7 @@ def test_page_by_role(browser: Browser, world: World, role: str, pattern: str) -
     assert "<script" not in answer.text
 
 
-@pytest.mark.parametrize("pattern", [*MANAGER_PAGES, *SHARED_PAGES, "/refusals"])
+@pytest.mark.parametrize("pattern", [*MANAGER_PAGES, *SHARED_PAGES, *PROGRAM_PAGES])
 def test_page_signed_out_leads_to_sign_in(browser: Browser, world: World, pattern: str) -> None:
     answer = browser.open(_path(pattern, world))
 
@@ -199,7 +205,7 @@ def test_pages_on_postgresql(settings: Settings, postgres_url: str) -> None:
         with TestClient(application(settings, engine), follow_redirects=False) as client:
             browser = Browser(client)
             browser.sign_in("manager")
-            for pattern in (*MANAGER_PAGES, *SHARED_PAGES, "/refusals"):
+            for pattern in (*MANAGER_PAGES, *SHARED_PAGES, *PROGRAM_PAGES):
                 assert browser.open(_path(pattern, world)).status_code == 200
     finally:
         engine.dispose()

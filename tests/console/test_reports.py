@@ -1,6 +1,8 @@
 import csv
 import io
+import re
 from datetime import timedelta
+from html import unescape
 from typing import Any
 
 import pytest
@@ -59,6 +61,61 @@ def test_a_publisher_sees_its_own_sums_with_charts(browser: Browser, counted: Wo
     assert by_program.count("<tr>") == 1
 
 
+def tiles(page: str) -> list[tuple[str, str, str]]:
+    """(name, figure, note) of each tile, as text."""
+    found = re.findall(
+        r"<dt>(.*?)</dt><dd[^>]*>(.*?)</dd><dd[^>]*>(.*?)</dd>",
+        page[page.index('<dl class="tiles"') : page.index("</dl>")],
+    )
+    return [(plain(name), plain(figure), plain(note)) for name, figure, note in found]
+
+
+def plain(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html)).replace("\u202f", " ").replace("\u00a0", " ")
+
+
+def test_what_stands_beside_money_is_of_its_currency(browser: Browser, counted: World) -> None:
+    del counted
+    browser.sign_in("manager")
+
+    euro = browser.open("/reports?by=program")
+    yen = browser.open("/reports?by=program&currency=JPY")
+
+    # Four orders, three of them in euro; eleven clicks, ten of them on the program that pays euro.
+    assert tiles(euro.text) == [
+        ("Clicks", "11", "5 unique, 0 filtered · all currencies"),
+        ("Conversions EUR", "3", "of 4 in all currencies"),
+        ("Sales", "450.50 EUR", "0.00 EUR taken back"),
+        (
+            "Commission",
+            "35.05 EUR",
+            "350.50 EUR for 100 clicks; 10 clicks on programs that pay in EUR",
+        ),
+    ]
+    assert tiles(yen.text) == [
+        ("Clicks", "11", "5 unique, 0 filtered · all currencies"),
+        ("Conversions JPY", "1", "of 4 in all currencies"),
+        ("Sales", "9,800 JPY", "0 JPY taken back"),
+        ("Commission", "980 JPY", "98,000 JPY for 100 clicks; 1 click on programs that pay in JPY"),
+    ]
+    assert "they are the same under every currency" in euro.text
+    cells = {
+        name: re.findall(r'data-label="Conversions">(\d+)<', table(answer.text))
+        for name, answer in (("euro", euro), ("yen", yen))
+    }
+    assert cells == {"euro": ["3", "0"], "yen": ["0", "1"]}
+
+
+def test_one_currency_needs_no_word_about_others(browser: Browser, counted: World) -> None:
+    del counted
+    browser.sign_in("advertiser")
+
+    page = browser.open("/reports").text
+
+    assert [name for name, *_ in tiles(page)] == ["Clicks", "Conversions", "Sales", "Commission"]
+    assert "all currencies" not in page
+
+
 def test_sub_ids_are_texts_and_no_markup(browser: Browser, counted: World) -> None:
     del counted
     browser.sign_in("publisher")
@@ -112,6 +169,9 @@ def test_the_csv_is_the_page_s_report(browser: Browser, counted: World) -> None:
     assert sales["trail", "EUR"] == "350.50"
     assert sales[counted.other_publisher.code, "JPY"] == "9800"
     assert sales["", "EUR"] == "100.00"
+    orders = {(row["publisher"], row["currency"]): row["conversions"] for row in rows}
+    assert orders["trail", "EUR"] == "2"
+    assert orders[counted.other_publisher.code, "JPY"] == "1"
 
 
 def test_formulas_in_sub_ids_stay_texts(browser: Browser, counted: World) -> None:

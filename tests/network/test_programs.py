@@ -165,3 +165,23 @@ def test_pausing_is_audited_once_and_trackers_are_told_once(engine: Engine) -> N
         ]
         assert version(session) == 3
         assert programs.get(session, made.id).status == "active"
+
+
+def test_a_landing_page_moves_and_its_domains_stay(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        made = add(session, landing_url="https://shop.example/")
+        before = version(session)
+        for _ in range(2):
+            programs.set_landing(
+                session, made, landing_url="https://new.example:8443/x", actor="t", now=NOW
+            )
+        assert made.landing_url == "https://new.example:8443/x"
+        assert made.allowed_domains == ["new.example", "shop.example"]
+        assert version(session) == before + 1
+        with pytest.raises(InvalidInput, match="landing_url"):
+            programs.set_landing(session, made, landing_url="javascript:x", actor="t", now=NOW)
+        entries = session.exec(
+            select(AuditEntry).where(col(AuditEntry.action) == "program.landing")
+        ).all()
+
+    assert len(entries) == 1

@@ -53,6 +53,8 @@ def test_a_day_has_counts_and_money_objects(api: Api, counted: World) -> None:
     assert row["amounts"] == [
         {
             "currency": "EUR",
+            "clicks": 19,
+            "conversions": 1,
             "sales": {"minor": 12_345, "currency": "EUR"},
             "refunded": {"minor": 0, "currency": "EUR"},
             "commission": {"minor": 1_235, "currency": "EUR"},

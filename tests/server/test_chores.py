@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy.engine import Engine
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from commissions import accruals
 from commissions.models import Commission
@@ -13,8 +13,10 @@ from feeds.models import FeedImport, FeedSource
 from kernel.database import reading, unit_of_work
 from kernel.outbox import Lease, acquire, release
 from kernel.settings import Settings
+from network.models import Program
 from server import chores
 from tests import make
+from tracker.models import OrderUpload, OrderUploadRow
 
 
 @pytest.fixture
@@ -163,3 +165,81 @@ def test_maintenance_folds_the_log_into_the_file(
         chores.maintain(sqlite_engine, settings, now=now)
         with open(f"{database}-wal", "rb") as log:  # noqa: PTH123 - a name, not a path object
             assert log.read() == b""
+
+
+def add_upload(session: Session, program: Program, at: datetime, *, rows: int, done: bool) -> str:
+    upload = OrderUpload(
+        id=f"upl_{at:%Y%m%d}{rows}{done}",
+        program_id=program.id,
+        actor_id="t",
+        file_name="f.csv",
+        format="csv",
+        options={},
+        content=b"",
+        content_bytes=1,
+        content_hash="h",
+        status="done" if done else "running",
+        rows_total=rows,
+        rows_done=rows,
+        created_at=at,
+        updated_at=at,
+        finished_at=at if done else None,
+    )
+    session.add(upload)
+    session.flush()
+    session.add_all(
+        OrderUploadRow(upload_id=upload.id, row=number + 2, status="accepted")
+        for number in range(rows)
+    )
+    return upload.id
+
+
+def uploads_kept(engine: Engine) -> tuple[list[str], int]:
+    with reading(engine) as session:
+        return (
+            sorted(session.exec(select(OrderUpload.id))),
+            len(session.exec(select(OrderUploadRow)).all()),
+        )
+
+
+def test_results_of_files_are_kept_as_long_as_the_setting_says(
+    engine: Engine, settings: Settings, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Batches smaller than the files, so that one file goes in several transactions.
+    monkeypatch.setattr(chores, "_PRUNED_ROWS", 3)
+    kept_days = settings.model_copy(update={"upload_days": 30})
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        add_upload(session, program, now - timedelta(days=31), rows=7, done=True)
+        add_upload(session, program, now - timedelta(days=40), rows=3, done=True)
+        open_one = add_upload(session, program, now - timedelta(days=60), rows=2, done=False)
+        recent = add_upload(session, program, now - timedelta(days=29), rows=4, done=True)
+
+    assert chores.forget_uploads(engine, kept_days, owner="me", now=now) == 12
+    assert uploads_kept(engine) == (sorted([open_one, recent]), 6)
+    assert chores.forget_uploads(engine, kept_days, owner="me", now=now) == 0
+    with reading(engine) as session:
+        assert list(session.exec(select(Lease))) == []
+
+
+def test_results_of_files_may_be_kept_for_ever(
+    sqlite_engine: Engine, settings: Settings, now: datetime
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        add_upload(session, make.program(session), now - timedelta(days=9_000), rows=2, done=True)
+
+    for_ever = settings.model_copy(update={"upload_days": 0})
+
+    assert chores.forget_uploads(sqlite_engine, for_ever, owner="me", now=now) == 0
+    assert uploads_kept(sqlite_engine)[1] == 2
+
+
+def test_files_are_left_to_whoever_is_at_them(
+    sqlite_engine: Engine, settings: Settings, now: datetime
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        add_upload(session, make.program(session), now - timedelta(days=9_000), rows=2, done=True)
+        assert acquire(session, "uploads", owner="another", seconds=60, now=now)
+
+    assert chores.forget_uploads(sqlite_engine, settings, owner="me", now=now) == 0
+    assert uploads_kept(sqlite_engine)[1] == 2

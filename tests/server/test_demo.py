@@ -54,7 +54,7 @@ def test_the_document_is_the_contracts(settings: Settings, sqlite_url: str) -> N
     assert target == settings.data_dir / "demo.json"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     document: dict[str, Any] = json.loads(target.read_text())
-    assert set(document) == {"base_url", "manager", "advertisers", "publishers"}
+    assert set(document) == {"base_url", "manager", "advertisers", "publishers", "shop"}
     assert document["base_url"] == "http://127.0.0.1:8000"
     assert set(document["manager"]) == _LOGIN
     more = {"postback_token", "program", "program_id", "currency", "landing_url"}
@@ -77,7 +77,8 @@ def test_the_document_is_the_contracts(settings: Settings, sqlite_url: str) -> N
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as connection:
         stored = {row[0] for row in connection.execute("SELECT token_hash FROM postback_token")}
         states = {row[0] for row in connection.execute("SELECT DISTINCT status FROM commission")}
-    assert stored == {token_hash(one["postback_token"]) for one in document["advertisers"]}
+    shops = [*document["advertisers"], document["shop"]]
+    assert stored == {token_hash(one["postback_token"]) for one in shops}
     assert {"pending", "paid"} <= states
     assert findings(settings) == []
 

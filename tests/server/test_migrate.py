@@ -11,6 +11,15 @@ from kernel.database import connect
 from server import migrate
 from server.tables import append_only_tables, is_in_main_database, metadata
 
+_FILLERS = {
+    "JSON": "[]",
+    "DATETIME": "2026-01-01 00:00:00.000000",
+    "TIMESTAMP": "2026-01-01 00:00:00+00",
+    "INTEGER": 0,
+    "BIGINT": 0,
+    "BOOLEAN": False,
+}
+
 
 def test_migrations_build_exactly_the_schema_of_the_models(engine: Engine) -> None:
     with engine.connect() as connection:
@@ -75,15 +84,72 @@ def test_conversions_are_numbered_and_stay_what_they_were(tmp_path: Path) -> Non
     engine.dispose()
 
 
+@pytest.mark.services
+def test_clicks_of_a_postgresql_database_move_into_their_days(empty_postgres_url: str) -> None:
+    url = empty_postgres_url
+    command.upgrade(migrate.config(url), "0005")
+    engine = connect(url)
+    # Either side of two midnights in UTC, and one that a session in another zone would misplace.
+    times = (
+        "2026-03-08 23:59:59.999+00",
+        "2026-03-09 00:00:00+00",
+        "2026-03-09 23:30:00-01",
+        "2026-03-10 12:00:00+00",
+        "2026-03-10 12:00:00.001+00",
+    )
+    with engine.begin() as connection:
+        _insert(connection, "advertiser", id="a")
+        _insert(connection, "program", id="p", advertiser_id="a")
+        _insert(connection, "publisher", id="q")
+        for number, at in enumerate(times):
+            facts = {"program_id": "p", "publisher_id": "q", "sub_ids": f'{{"s1": "{number}"}}'}
+            _insert(connection, "click", id=f"c{number}", at=at, duplicates=number, **facts)
+
+    migrate.upgrade(url)
+    migrate.upgrade(url)
+
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.text(
+                "SELECT id, tableoid::regclass::text, duplicates, carried_clicks, origin, "
+                "sub_ids ->> 's1' FROM click ORDER BY id"
+            )
+        )
+        assert [tuple(row) for row in rows] == [
+            ("c0", "click_20260308", 0, 0, 0, "0"),
+            ("c1", "click_20260309", 1, 0, 0, "1"),
+            ("c2", "click_20260310", 2, 0, 0, "2"),
+            ("c3", "click_20260310", 3, 0, 0, "3"),
+            ("c4", "click_20260310", 4, 0, 0, "4"),
+        ]
+        days = connection.execute(
+            sa.text(
+                "SELECT day::text, clicks, retired_clicks, last_at AT TIME ZONE 'UTC' "
+                "FROM click_day ORDER BY day"
+            )
+        )
+        assert [(*row[:3], str(row[3])) for row in days][:3] == [
+            ("2026-03-08", 1, 0, "2026-03-08 23:59:59.999000"),
+            ("2026-03-09", 1, 0, "2026-03-09 00:00:00"),
+            ("2026-03-10", 3, 0, "2026-03-10 12:00:00.001000"),
+        ]
+        # A click that comes later finds its day, and the same id is refused a second time.
+        with pytest.raises(sa.exc.IntegrityError, match="click_20260310_pkey"):
+            connection.execute(
+                sa.text("INSERT INTO click SELECT * FROM click WHERE id = 'c3'"),
+            )
+    with engine.connect() as connection:
+        assert not sa.inspect(connection).has_table("click_before_days")
+    engine.dispose()
+
+
 def _insert(connection: sa.Connection, table: str, **values: object) -> None:
     """A row with something in every column that must have something."""
     for column in sa.inspect(connection).get_columns(table):
         needed = not column["nullable"] and column["default"] is None
         if needed and column["name"] not in {*values, "seq"}:
             kind = str(column["type"])
-            filler = {"JSON": "[]", "DATETIME": "2026-01-01 00:00:00.000000"}.get(kind)
-            is_number = kind in {"INTEGER", "BIGINT", "BOOLEAN"}
-            values[column["name"]] = filler or (0 if is_number else "x")
+            values[column["name"]] = _FILLERS.get(kind, "x")
     names = ", ".join(values)
     marks = ", ".join(f":{name}" for name in values)
     connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)  # noqa: S608 - our own names

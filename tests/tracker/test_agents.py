@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tracker.agents import AgentClass, classify
+from tracker.agents import AgentClass, Device, classify, device_of
 
 DATA = Path(os.environ.get("TALLYSTICK_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CHROME = (
@@ -92,3 +92,78 @@ def test_false_positives_on_the_public_browser_list() -> None:
     assert len(wrong) / len(browsers) <= 0.05
     accused = [line for line in wrong if classify(line) is not AgentClass.UNKNOWN]
     assert len(accused) / len(browsers) <= 0.016
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        (CHROME, Device.DESKTOP),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "desktop"),
+        # A recent iPad says that it is a Mac, and is believed.
+        (
+            (
+                "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15"
+                " (KHTML, like Gecko) Version/17.5 Safari/605.1.15"
+            ),
+            "desktop",
+        ),
+        (
+            (
+                "Mozilla/5.0 (iPad; CPU OS 12_5 like Mac OS X) AppleWebKit/605.1.15"
+                " (KHTML, like Gecko) Version/12.1 Mobile/15E148 Safari/604.1"
+            ),
+            "tablet",
+        ),
+        (
+            (
+                "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15"
+                " (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
+            ),
+            "mobile",
+        ),
+        (
+            "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 Chrome/126 Mobile Safari",
+            "mobile",
+        ),
+        # Android without "Mobile" is how its tablets name themselves.
+        (
+            "Mozilla/5.0 (Linux; Android 14; Pixel Tablet) AppleWebKit/537.36 Chrome/126 Safari",
+            "tablet",
+        ),
+        ("Mozilla/5.0 (Linux; Android 9; SM-T510) AppleWebKit/537.36 Chrome/126 Mobile", "tablet"),
+        ("Mozilla/5.0 (Linux; U; KFTT Build) AppleWebKit/535.19 Silk/3.4 Safari", "tablet"),
+        (
+            "Mozilla/5.0 (SMART-TV; Linux; Tizen 7.0) AppleWebKit/537.36 Chrome/94 TV Safari",
+            "tv",
+        ),
+        ("Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 Chrome/94 Safari/537.36", "tv"),
+        ("Mozilla/5.0 (Linux; Android 9; AFTMM) AppleWebKit/537.36 Chrome/100 Safari", "tv"),
+        ("Mozilla/5.0 (PlayStation 5 3.00) AppleWebKit/605.1.15 Safari/605.1.15", "tv"),
+        ("Opera/9.80 (J2ME/MIDP; Opera Mini/7.1; U; en) Presto/2.12 Version/12.16", "mobile"),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "bot"),
+        ("curl/8.5.0", "bot"),
+        ("", "unknown"),
+        (" - ", "unknown"),
+        ("Something Else", "unknown"),
+    ],
+)
+def test_devices(agent: str, expected: str) -> None:
+    assert device_of(agent) == expected
+
+
+def test_the_device_is_read_from_the_head_of_a_long_agent_and_never_kept_longer() -> None:
+    phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605 Mobile"
+
+    assert device_of(phone + " x" * 100_000) == Device.MOBILE
+    assert device_of("x" * 2048 + phone) == Device.UNKNOWN
+    assert device_of(phone, max_chars=12) == Device.UNKNOWN
+
+
+def test_every_agent_has_a_device_and_robots_have_that_of_robots() -> None:
+    agents = lines("crawlers.txt") if (DATA / "ua" / "crawlers.txt").exists() else []
+    for agent in [*agents, CHROME, "", "okhttp/4.12.0"]:
+        kind = classify(agent)
+        is_robot = kind in (AgentClass.BOT, AgentClass.TOOL)
+        assert (device_of(agent) is Device.BOT) is is_robot, agent
+        if kind in (AgentClass.EMPTY, AgentClass.UNKNOWN):
+            assert device_of(agent) is Device.UNKNOWN, agent

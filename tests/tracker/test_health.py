@@ -15,7 +15,7 @@ from network.models import Program, Publisher, Role
 from tests import make
 from tracker import health, rollup_orders
 from tracker.health import Finding
-from tracker.models import IntakeRefusal
+from tracker.models import Arrival, IntakeRefusal
 from tracker.rollup_checks import day_number
 from tracker.rollup_models import LinkTarget
 
@@ -168,6 +168,75 @@ def test_conflicts_and_refusals_are_for_the_advertiser(network: Network) -> None
         check for check, _ in network.named(network.actor(network.who))
     }
     assert network.read(network.actor(network.other_program)) == []
+
+
+def test_the_same_order_again_and_again_is_told_by_the_way_it_comes(network: Network) -> None:
+    def again(session: Session, order: str, channel: str, times: int, **facts: Any) -> None:
+        known = facts | {"order_id": order, "occurred_at": NOW - timedelta(days=60)}
+        made = make.conversion(session, network.program, network.who, **known)
+        for result, count, hours in (("accepted", 1, 1440), ("duplicate", times, 2)):
+            session.add(
+                Arrival(
+                    conversion_id=made.id,
+                    channel=channel,
+                    result=result,
+                    content_hash="h",
+                    count=count,
+                    at=NOW - timedelta(hours=hours),
+                    last_at=NOW - timedelta(hours=hours),
+                )
+            )
+
+    with unit_of_work(network.engine) as session:
+        again(session, "A-1", "tag", 7)
+        again(session, "A-2", "tag", 12)
+        again(session, "A-3", "postback", 100)
+        again(session, "A-4", "api", 9)
+        again(session, "A-5", "pixel", 5_000, is_test=True)
+
+    found = {
+        str(one.judgement.numbers["channel"]): one
+        for one in network.read(network.actor(network.program))
+        if one.judgement.check == "repeat_orders"
+    }
+    assert {name: one.judgement.status for name, one in found.items()} == {
+        "tag": "amber",
+        "postback": "red",
+    }
+    by_tag = found["tag"]
+    assert (by_tag.program_id, by_tag.publisher_id) == (network.program.id, None)
+    assert by_tag.judgement.numbers == {
+        "channel": "tag",
+        "count": 19,
+        "orders": 2,
+        "times": 12,
+        "example": "A-2",
+        "days": 3,
+    }
+    assert health.sentence(by_tag.judgement, "en").startswith(
+        "19 reports by tag in the last 3 days repeat 2 orders that were known; A-2 alone came 12"
+    )
+    assert health.sentence(by_tag.judgement, "zh-Hans").startswith("最近 3 天经 tag 的 19 次上报")
+    for actor in (network.actor(network.who), network.actor(network.other_program)):
+        assert "repeat_orders" not in {check for check, _ in network.named(actor)}
+
+
+def test_repeats_of_long_ago_are_no_news(network: Network) -> None:
+    with unit_of_work(network.engine) as session:
+        made = make.conversion(session, network.program, network.who)
+        session.add(
+            Arrival(
+                conversion_id=made.id,
+                channel="tag",
+                result="duplicate",
+                content_hash="h",
+                count=500,
+                at=NOW - timedelta(days=9),
+                last_at=NOW - timedelta(days=4),
+            )
+        )
+
+    assert "repeat_orders" not in {check for check, _ in network.named()}
 
 
 def test_repeated_clicks_of_few_visitors(network: Network) -> None:

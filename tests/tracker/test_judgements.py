@@ -173,8 +173,21 @@ def test_every_sentence_has_its_chinese_with_every_number() -> None:
         known = {str(entry.id): str(entry.string) for entry in read_po(file) if entry.id}
     translated = {english: known[english] for english in sentences}
 
-    assert len(sentences) == 12
+    assert len(sentences) == 13
     marks = re.compile(r"\{\w+\}")
     for english, chinese in translated.items():
         assert chinese
         assert set(marks.findall(chinese)) == set(marks.findall(english))
+
+
+@pytest.mark.parametrize(
+    ("times", "status"), [(0, None), (9, None), (10, "amber"), (99, "amber"), (100, "red")]
+)
+def test_the_most_repeated_order_decides(times: int, status: str | None) -> None:
+    same = judgements.SameOrders(
+        channel="tag", count=1_000, orders=500, times=times, example="A", days=3
+    )
+
+    judged = judgements.judge_same_orders(same, times_min=10)
+
+    assert (judged.status.value if judged else None) == status

@@ -129,6 +129,9 @@ def test_by_day_it_is_the_sum_of_the_clicks_and_orders(network: Network, ask: As
         earned[order["currency"]] += order["earned"]
     assert {one.currency: one.sales_minor for one in report.total.amounts} == sales
     assert {one.currency: one.commission_minor for one in report.total.amounts} == earned
+    orders = Counter(order["currency"] for order in network.orders)
+    assert {one.currency: one.conversions for one in report.total.amounts} == orders
+    assert report.total.conversions == sum(orders.values()) == 40
     assert report.total.filtered_clicks == sum(not is_click(row) for row in network.clicks)
     assert [line.keys for line in report.lines] == sorted(line.keys for line in report.lines)
 
@@ -162,6 +165,15 @@ def test_epc_is_exact_for_each_currency_on_its_own_clicks(network: Network, ask:
         assert amount.clicks == clicks
         # Half up: the whole part of x + 1/2.
         assert amount.epc_minor == (200 * amount.commission_minor + clicks) // (2 * clicks)
+
+
+def test_orders_of_one_currency_are_not_counted_beside_another(network: Network, ask: Ask) -> None:
+    for program in network.programs:
+        [amount] = ask("program", program_id=program.id).total.amounts
+        orders = [order for order in network.orders if order["program_id"] == program.id]
+        assert amount.conversions == len(orders) < len(network.orders)
+    for group in ("country", "s1", "reason"):
+        assert ask(group).total.amounts == ask("day").total.amounts
 
 
 def test_without_clicks_there_is_no_epc() -> None:

@@ -1,5 +1,6 @@
 """Restated, added and test orders through the whole pipeline, to what is booked."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ from kernel.keys import Keys
 from kernel.outbox import Limits, OutboxRow, drain
 from server import pipeline
 from tests import make
-from tracker import conversions, orders, recording
+from tracker import conversions, orders, recording, restatements
+from tracker.attribution import NotAttributed
 from tracker.events import Order, OrderReported
 from tracker.models import Attribution, Conversion
 from tracker.node import click_id_signer
@@ -125,3 +127,95 @@ def test_tests_are_attributed_for_show_and_never_booked(engine: Engine) -> None:
         assert session.exec(select(Conversion.is_test)).all() == [True]
         assert session.exec(select(Attribution.conversion_id)).all() != []
         assert session.exec(select(Commission)).all() == []
+
+
+def _orders(session: Session, *relations: tuple[str, str]) -> list[str]:
+    """Conversions `a`, `b`, ... of one order; each (relation, related) names what it goes on from.
+
+    None of them is attributed yet.
+    """
+    program = make.program(session)
+    make.publisher(session, member_of=program, id="pub_1")
+    ids = []
+    for number, (relation, related) in enumerate(relations):
+        name = "abcdefgh"[number]
+        make.conversion(
+            session,
+            program,
+            id=name,
+            order_id="1" if relation else name,
+            number=number + 1,
+            relation=relation,
+            related_id=related or None,
+            decided=False,
+        )
+        ids.append(name)
+    return ids
+
+
+class _Deciding:
+    """Decides what it is asked for, in favour of one publisher, and remembers the questions."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.asked: list[list[str]] = []
+
+    def __call__(self, ids: Sequence[str]) -> None:
+        self.asked.append(list(ids))
+        for one in ids:
+            self.session.add(
+                Attribution(
+                    conversion_id=one,
+                    publisher_id="pub_1",
+                    source="click",
+                    reason="last_click",
+                    decided_at=make.NOW,
+                )
+            )
+        self.session.flush()
+
+
+def test_attribution_keeps_the_order_in_which_conversions_come(engine: Engine) -> None:
+    """Who brought one may be carried over to those after it, also to one that inherits."""
+    with unit_of_work(engine) as session:
+        ids = _orders(session, ("", ""), ("", ""), ("edit", "a"), ("", ""), ("add", "c"), ("", ""))
+        decide = _Deciding(session)
+
+        restatements.attribute(session, ids, by=decide, now=make.NOW)
+        before = len(session.exec(select(Attribution)).all())
+        restatements.attribute(session, ["c", "e"], by=decide, now=make.NOW)
+
+        # What inherits is asked of nobody, and stands between the others where it came.
+        assert decide.asked == [["a", "b"], ["d"], ["f"]]
+        found = {one.conversion_id: one.publisher_id for one in session.exec(select(Attribution))}
+        assert found == dict.fromkeys(ids, "pub_1")
+        assert before == len(found)
+
+
+def test_what_goes_on_from_something_undecided_waits_and_what_came_before_is_kept(
+    engine: Engine,
+) -> None:
+    with unit_of_work(engine) as session:
+        first, second, third = _orders(session, ("", ""), ("", ""), ("edit", "a"))
+        decide = _Deciding(session)
+
+        with pytest.raises(NotAttributed):
+            restatements.attribute(session, [second, third, first], by=decide, now=make.NOW)
+
+        # Asked in the order that was given: `a` comes after what goes on from it.
+        assert decide.asked == [[second]]
+        assert session.get(Attribution, third) is None
+
+
+def test_a_restatement_of_nobody_s_order_is_decided_in_its_place(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        ids = _orders(session, ("", ""), ("edit", "a"), ("", ""))
+        session.add(
+            Attribution(conversion_id="a", source="none", reason="no_click", decided_at=make.NOW)
+        )
+        session.flush()
+        decide = _Deciding(session)
+
+        restatements.attribute(session, ids[1:], by=decide, now=make.NOW)
+
+        assert decide.asked == [["b"], ["c"]]

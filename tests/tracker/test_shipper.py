@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kernel.outbox import OutboxRow
 from kernel.settings import Settings
 from tests import make
 from tracker import conversions, events, orders, shipper
-from tracker.click_ids import ClickIdSigner
+from tracker.click_ids import FLAG_IMPORTED, ClickIdSigner
 from tracker.events import ChangeReported, ClickSeen, Event, Item, Order, OrderReported
 from tracker.geo import GeoResolver
 from tracker.journal import Journal, open_journal
@@ -29,8 +29,10 @@ from tracker.models import (
     ConversionItem,
     IntakeRefusal,
     JournalPosition,
+    VisitorSalt,
 )
 from tracker.node import click_id_signer
+from tracker.rollup_models import RollupDay
 
 NOW = clock.now()
 
@@ -366,3 +368,107 @@ def test_an_absent_or_foreign_folder_is_no_journal(bench: Any, tmp_path: Path) -
         "7",
     ]
     assert not bench.ship()
+
+
+@pytest.mark.parametrize("batches", [1, 6], ids=["together", "one_by_one"])
+def test_a_visitor_at_midnight_has_another_key_and_is_still_counted(
+    bench: Any, batches: int
+) -> None:
+    midnight = (NOW - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    offsets = (-70.0, -20.0, 20.0, 90.0, 3_590.0, 3_610.0)
+
+    def at(seconds: float, **facts: Any) -> ClickSeen:
+        clicked: ClickSeen = bench.click((midnight - NOW).total_seconds() + seconds, **facts)
+        return clicked
+
+    clicks = [at(seconds) for seconds in offsets]
+    for start in range(0, len(clicks), len(clicks) // batches):
+        bench.write(*clicks[start : start + len(clicks) // batches])
+        bench.ship()
+    bench.write(at(21, user_agent="Mozilla/5.0 Other"), at(22, address="", user_agent=""))
+    bench.ship()
+
+    rows = {(row.at - midnight).total_seconds(): row for row in bench.rows(Click)}
+    before, after, stranger, nobody = (rows[at].visitor_key for at in (-70, 20, 21, 22))
+    assert [rows[at].visitor_key for at in offsets] == [before] * 2 + [after] * 4
+    assert len({before, after, stranger, ""}) == 4
+    assert nobody == ""
+    # Within 60 seconds: also what was clicked before the salt changed.
+    assert [rows[at].duplicates for at in offsets] == [0, 1, 1, 0, 0, 1]
+    # Within the hour, under the earlier key; an hour after midnight nobody asks any more.
+    assert [rows[at].carried_clicks for at in offsets] == [0, 0, 2, 2, 0, 0]
+    assert (rows[21].carried_clicks, rows[22].carried_clicks) == (0, 0)
+    starts = [row.starts_on for row in bench.rows(VisitorSalt, "starts_on")]
+    # One for each day, and the one before the first, which its first hour asks for.
+    assert starts == [(midnight + timedelta(days=number)).date() for number in (-2, -1, 0)]
+    assert len({row.salt for row in bench.rows(VisitorSalt)}) == 3
+
+
+def test_a_visitor_of_two_days_is_unique_on_each(bench: Any) -> None:
+    midnight = (NOW - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    offset = (midnight - NOW).total_seconds()
+    bench.write(*(bench.click(offset + seconds) for seconds in (-30, -1, 1, 30)))
+    bench.ship()
+
+    days = [
+        (row.day, row.clicks, row.unique_clicks)
+        for row in bench.rows(RollupDay, "day")
+        if row.dimension == ""
+    ]
+    today = (midnight.date() - date(1970, 1, 1)).days
+    assert days == [(today - 1, 2, 1), (today, 2, 1)]
+
+
+@pytest.mark.parametrize("again", ["same_journal", "another_process"])
+@pytest.mark.parametrize("stop_at", ["decoded", "day files", "clicks", "moved"])
+def test_an_import_that_is_repeated_after_a_crash_is_in_the_books_once(
+    bench: Any, stop_at: str, again: str
+) -> None:
+    if stop_at == "day files" and bench.engine.dialect.name != "sqlite":
+        pytest.skip("days have files on SQLite only")
+    at = NOW - timedelta(days=3)
+    # An import makes the id of a click of its row, so that the same row gives the same id again.
+    imported = [
+        ClickSeen(
+            id=bench.signer.mint(
+                at=at,
+                program_number=bench.world.shop_number,
+                publisher_number=bench.world.blog_number,
+                flags=FLAG_IMPORTED,
+                random_bytes=bytes([number]) * 10,
+            ),
+            at=at,
+            program_number=bench.world.shop_number,
+            publisher_number=bench.world.blog_number,
+            page="https://x/",
+            imported=True,
+        )
+        for number in range(5)
+    ]
+    order = bench.order("past", click_id=imported[0].id)
+    bench.write(*imported[:3], order)
+
+    def crash(name: str) -> None:
+        if name == stop_at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        bench.ship(crash)
+    # Whoever imports never had an answer, and sends everything again, also what is new.
+    journal = bench.journal if again == "same_journal" else bench.open(2)
+    bench.write(*imported, order, journal=journal)
+    shipped = bench.ship()
+    while more := bench.ship():
+        shipped += more
+
+    assert (shipped.clicks, shipped.conversions) == (5, 1)
+    assert shipped.repeated == 4
+    stored = bench.rows(Click)
+    assert sorted(row.id for row in stored) == sorted(one.id for one in imported)
+    assert {row.imported for row in stored} == {True}
+    assert [row.clicks for row in bench.rows(ClickDay) if row.day == at.date()] == [5]
+    sums = [row for row in bench.rows(RollupDay) if row.dimension == ""]
+    assert [(row.clicks, row.conversions) for row in sums if row.clicks] == [(5, 0)]
+    assert len(bench.rows(Conversion)) == 1
+    if journal is not bench.journal:
+        journal.sync_close()
