@@ -420,7 +420,7 @@ def test_a_visitor_of_two_days_is_unique_on_each(bench: Any) -> None:
 
 
 @pytest.mark.parametrize("again", ["same_journal", "another_process"])
-@pytest.mark.parametrize("stop_at", ["decoded", "day files", "clicks", "moved"])
+@pytest.mark.parametrize("stop_at", ["built", "day files", "clicks", "moved"])
 def test_an_import_that_is_repeated_after_a_crash_is_in_the_books_once(
     bench: Any, stop_at: str, again: str
 ) -> None:
