@@ -88,16 +88,21 @@ class _Arrival:
     keys: tuple[CounterKey, ...] = ()
 
 
-def book(session: Session, tasks: Sequence[Task], *, now: datetime) -> int:
+def book(
+    session: Session, tasks: Sequence[Task], *, now: datetime, counted: Iterable[str] = ()
+) -> int:
     """Book the events of the tasks in this order; the number of changes among them.
 
-    As many statements for a thousand tasks as for ten. InvalidInput for a reason that is no code,
-    NotFound for an unknown conversion, NotAttributed for one that was not attributed; then nothing
-    is booked for any of them.
+    As many statements for a thousand tasks as for ten. Whatever earns something else afterwards
+    is counted anew in the roll-ups, and so are the conversions in `counted`.
+
+    InvalidInput for a reason that is no code, NotFound for an unknown conversion, NotAttributed for
+    one that was not attributed; then nothing is booked for any of them.
     """
     _check_codes(tasks)
     orders = replays.intake(session, _ids(tasks, ACCRUE))
     batch = Batch(session, now=now)
+    batch.count(counted)
     every = list(dict.fromkeys(task.conversion_id for task in tasks))
     programs = {fact.program_id for fact, _ in orders.values()}
     batch.lock({*programs, *_programs_of(session, every).values()})
@@ -256,14 +261,14 @@ def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arriv
         prepared = changed(plan, one)
     # A plan without counters has orders without sizes.
     keys = tuple(sorted(prepared.sizes))
-    return _Arrival(commission, fact, hold_reason, plan, prepared, one.known(None), keys)
+    after = one.known(None) if one.changes else None
+    return _Arrival(commission, fact, hold_reason, plan, prepared, after, keys)
 
 
 def _stands_alone(batch: Batch, plan: Plan, fact: Fact) -> bool:
     """Whether no other version of the plan changes earlier orders when this one comes in."""
-    return replays.convertible(plan, fact.order) and not any(
-        other is not plan and replays.restates(other)
-        for _, other in batch.repricing.versions(fact.program_id)
+    return replays.convertible(plan, fact.order) and all(
+        other is plan for other in batch.repricing.restating(fact.program_id)
     )
 
 

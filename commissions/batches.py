@@ -49,11 +49,17 @@ class Batch:
         self.session = session
         self.now = now
         self._sheet = Sheet(session, now=now)
-        self.repricing = Repricing(session, self.write)
-        self.counters = Counters(session, self.write)
+        # Not with methods of this object: a ring of references would keep all that the batch has
+        # read until the collector comes.
+        self.repricing = Repricing(session, self._sheet.write)
+        self.counters = Counters(session, self._sheet.write)
         self._states: dict[str, State] = {}
         self._own: dict[str, Own] = {}
         self._hold_reasons: dict[str, str] = {}
+
+    def count(self, conversion_ids: Iterable[str]) -> None:
+        """Have these conversions counted in the roll-ups with the next `write`."""
+        self._sheet.count(conversion_ids)
 
     def lock(self, program_ids: Iterable[str]) -> None:
         """Be the only one who books for these programs until the transaction ends."""
@@ -150,11 +156,7 @@ class Batch:
 
     def write(self) -> None:
         """Write everything booked since the last call."""
-        changed = self._sheet.write()
-        for entity in list(self.session.identity_map.values()):
-            # An entity that somebody holds must not go on saying what was true before.
-            if isinstance(entity, Commission) and sa.inspect(entity).identity[0] in changed:
-                self.session.expire(entity)
+        self._sheet.write()
 
     def _next_reason(self, commission: State, repriced: Repriced, status: str, cause: Cause) -> str:
         if status in ASIDE:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from commissions import ledger, states
-from commissions.models import Booking, CommissionStatus, CommissionStep
+from commissions.models import Booking, Commission, CommissionStatus, CommissionStep
 from commissions.states import State
 from kernel import bulk
 from kernel.ids import new_id
@@ -72,6 +72,7 @@ class Sheet:
         self._steps: list[dict[str, Any]] = []
         self._entries: list[ledger.Entry] = []
         self._earned: dict[str, rollup_orders.Earned] = {}
+        self._counted: set[str] = set()
         self._keys: set[str] = set()
 
     def add(self, moves: Iterable[Move]) -> None:
@@ -100,27 +101,38 @@ class Sheet:
             commission.reason = move.reason
             commission.updated_at = self._now
 
+    def count(self, conversion_ids: Iterable[str]) -> None:
+        """Have these conversions counted in the roll-ups, whether anything is booked or not."""
+        self._counted.update(conversion_ids)
+
     def is_booked(self, key: str) -> bool:
         """Whether the event of that key was booked, in this transaction or before it."""
         if key in self._keys:
             return True
         return self._session.execute(_BOOKED, {"key": key}).first() is not None
 
-    def write(self) -> set[str]:
-        """Write everything added since the last call; the conversions whose commission changed."""
+    def write(self) -> None:
+        """Write everything added since the last call."""
         changed = set(self._opened) | set(self._changed)
+        # Together with what is earned, so that an order that comes in is counted once and not
+        # first without its commission.
+        to_count = self._counted | self._earned.keys()
+        rollup_orders.refresh(self._session, to_count, earned=self._earned)
+        self._counted.clear()
         if not changed:
-            return changed
+            return
         states.insert(self._session, self._opened.values())
         states.update(self._session, self._changed.values())
         _BOOK(self._session, self._bookings)
         _STEP(self._session, self._steps)
         ledger.post_many(self._session, self._entries, actor="", now=self._now)
-        rollup_orders.earn(self._session, self._earned)
         for kept in (self._opened, self._changed, self._earned):
             kept.clear()
         self._bookings, self._steps, self._entries = [], [], []
-        return changed
+        for entity in list(self._session.identity_map.values()):
+            # An entity that somebody holds must not go on saying what was true before.
+            if isinstance(entity, Commission) and sa.inspect(entity).identity[0] in changed:
+                self._session.expire(entity)
 
 
 def account_of(publisher_id: str, status: str) -> str | None:

@@ -8,23 +8,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from typing import NamedTuple
 
 from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
 from commissions.tiers import Number, plain, window_of
-from kernel.money import EXPONENTS
+from kernel.money import EXPONENTS, sum_exact
 
 # A plan may hold 500 rules and an order 1000 lines; the reasons of that many losers would be
 # most of the database. Every rule that matched is named, of the others the first ones.
 MAX_UNMATCHED_NAMED = 10
 _CHOICES_MAX = 10_000
+_ONE = Fraction(1)
 
 _Attributes = Mapping[str, tuple[str, ...]]
 """What an order line says, by dimension; a dimension that is not there is unknown."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class CounterKey:
+class CounterKey(NamedTuple):
     """One tier counter: a rule, the values of its scope and the start of the window."""
 
     rule_id: str
@@ -32,8 +33,7 @@ class CounterKey:
     window_start: str
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """Whom an order pays and where it counts, after coupons and the country basis."""
 
     publisher: str
@@ -45,8 +45,7 @@ class Subject:
     coupon_effect: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """A remaining line in the plan's currency, exact."""
 
     net: Fraction
@@ -68,8 +67,7 @@ class Choice:
     losers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a line sits inside its order's slice of a counter."""
 
     key: CounterKey
@@ -77,9 +75,11 @@ class Place:
     size: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An order with its winners; `sizes` is what it would add to each counter, counted or not."""
+class Prepared(NamedTuple):
+    """An order with its winners; `sizes` is what it would add to each counter, counted or not.
+
+    `live` is whether anything is paid for it.
+    """
 
     remaining: Remaining
     subject: Subject
@@ -90,23 +90,19 @@ class Prepared:
     sizes: Mapping[CounterKey, Number]
     contributions: Mapping[CounterKey, Number]
     counted: bool
+    live: bool
 
     @property
     def order(self) -> Order:
         """The order as reported."""
         return self.remaining.order
 
-    @property
-    def live(self) -> bool:
-        """Whether anything is paid for it."""
-        return self.remaining.live and self.subject.coupon_effect != "suppressed"
-
 
 def subject_of(plan: Plan, order: Order) -> Subject:
     """An exclusive coupon pays its owner whatever the click; a suppressed one pays nobody."""
-    source = next((name for name in plan.country_basis if name in order.countries), None)
+    source = next(iter([name for name in plan.country_basis if name in order.countries]), None)
     country = order.countries[source] if source else None
-    regions = tuple(sorted(name for name, held in plan.regions.items() if country in held))
+    regions = tuple(sorted([name for name, held in plan.regions.items() if country in held]))
     publisher, groups, shares, effect = order.publisher, order.publisher_groups, order.shares, None
     if order.coupon in plan.suppressed_coupons:
         effect = "suppressed"
@@ -125,7 +121,7 @@ def rate_of(plan: Plan, order: Order) -> Fraction:
     """
     currency = order.currency or plan.currency
     if currency == plan.currency:
-        return Fraction(1)
+        return _ONE
     day = order.at.astimezone(plan.zone).date().isoformat()
     published = plan.rates.by_date if plan.rates else {}
     usable = [date for date in published if date <= day and currency in published[date]]
@@ -140,17 +136,17 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
     """Choose the rules and size the counters; `on_time` is False after the freeze."""
     subject = subject_of(plan, remaining.order)
     rate = rate_of(plan, remaining.order)
-    figures = tuple(_figures(line, rate) for line in remaining.lines)
-    total = sum((line.net for line in figures), Fraction(0))
+    figures = tuple([_figures(line, rate) for line in remaining.lines])
+    total = sum_exact([line.net for line in figures])
     attributes = _order_attributes(remaining.order, subject)
-    values = tuple(_line_attributes(attributes, line.line) for line in remaining.lines)
-    choices = tuple(_choice(plan, remaining.order, held, total) for held in values)
+    values = [_line_attributes(attributes, line.line) for line in remaining.lines]
+    choices = tuple([_choice(plan, remaining.order, held, total) for held in values])
     live = remaining.live and subject.coupon_effect != "suppressed"
     counted = live and on_time and not remaining.held
     places: list[Place | None] = [None] * len(figures)
     sizes: dict[CounterKey, Number] = {}
     contributions: dict[CounterKey, Number] = {}
-    for at, choice in enumerate(choices):
+    for at, choice in enumerate(choices if plan.counting else ()):
         if not live or not figures[at].alive:
             continue
         for rule, tiers in _counting(plan, remaining.order, choice.rule):
@@ -164,22 +160,28 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
             if counted and (tiers.counts == "live" or remaining.decision == "approved"):
                 contributions[key] = sizes[key]
     return Prepared(
-        remaining, subject, figures, total, choices, tuple(places), sizes, contributions, counted
+        remaining,
+        subject,
+        figures,
+        total,
+        choices,
+        tuple(places),
+        sizes,
+        contributions,
+        counted,
+        live,
     )
 
 
 def _figures(line: RemainingLine, rate: Fraction) -> Figures:
-    if rate == 1:
+    if rate is _ONE:
         return Figures(line.net, line.revenue, line.qty, line.alive)
     return Figures(line.net * rate, line.revenue * rate, line.qty, line.alive)
 
 
 def _counting(plan: Plan, order: Order, winner: Rule | None) -> Iterator[tuple[Rule, Tiers]]:
     """The rules whose counter a line moves: the one that pays it and every one on all sales."""
-    for rule in plan.base_rules:
-        tiers = rule.tiers
-        if tiers is None or not tiers.counted:
-            continue
+    for rule, tiers in plan.counting:
         if rule is winner or (tiers.measure == "sales" and rule.effective(order.at)):
             yield rule, tiers
 
@@ -225,20 +227,29 @@ def _order_attributes(order: Order, subject: Subject) -> dict[str, tuple[str, ..
         "device": order.device,
         "site": order.site,
     }
-    values = {name: (value,) for name, value in single.items() if value is not None}
-    return {**values, "publisher_group": subject.groups, "region": subject.regions}
+    values: dict[str, tuple[str, ...]] = {
+        name: (value,) for name, value in single.items() if value is not None
+    }
+    values["publisher_group"], values["region"] = subject.groups, subject.regions
+    return values
 
 
 def _line_attributes(attributes: _Attributes, line: Line) -> _Attributes:
-    own = {"sku": line.sku, "category": line.category}
-    return {**attributes, **{name: (value,) for name, value in own.items() if value is not None}}
+    if line.sku is None and line.category is None:
+        return attributes
+    values = dict(attributes)
+    if line.sku is not None:
+        values["sku"] = (line.sku,)
+    if line.category is not None:
+        values["category"] = (line.category,)
+    return values
 
 
 def _choice(plan: Plan, order: Order, values: _Attributes, total: Fraction) -> Choice:
     """`choose`, remembered by what the rules of the plan look at where that is all they look at."""
     if not plan.chooses_by_attributes:
         return choose(plan, order, values, total)
-    held = tuple(values.get(name) for name in plan.attributes)
+    held = tuple([values.get(name) for name in plan.attributes])
     choice: Choice | None = plan.choices.get(held)
     if choice is None:
         choice = choose(plan, order, values, total)

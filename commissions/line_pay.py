@@ -79,9 +79,7 @@ def _price_line(
         return PricedLine(trace["rule_id"], Fraction(0), 0, {**trace, "exact": "0"})
     base = line.base(rule)
     slices, tier = _slices(rule, prepared, at, standing)
-    exact = sum(
-        (part.share * _rate_pay(part.level, base, line.qty) for part in slices), Fraction(0)
-    )
+    exact = _slices_pay(slices, base, line.qty)
     trace |= {"base": rule.base, "base_minor": str(base), "qty": line.qty}
     if rule.per_unit_cap_minor is not None:
         cap = Fraction(rule.per_unit_cap_minor * line.qty)
@@ -105,21 +103,29 @@ def _price_line(
     return PricedLine(rule.id, exact, rounded, trace)
 
 
+def _slices_pay(slices: Sequence[Slice], base: Fraction, qty: int) -> Fraction:
+    if len(slices) == 1 and slices[0].share == 1:
+        return _rate_pay(slices[0].level, base, qty)
+    return sum((part.share * _rate_pay(part.level, base, qty) for part in slices), Fraction(0))
+
+
 def _rate_pay(level: Level | None, base: Fraction, qty: int) -> Fraction:
-    return level.percent * base + level.per_unit * qty if level else Fraction(0)
+    if level is None:
+        return Fraction(0)
+    # Most rates are percentages alone, and exact sums cost more than looking.
+    pay = level.percent * base
+    return pay + level.per_unit * qty if level.per_unit else pay
 
 
 def _slice_trace(part: Slice) -> dict[str, Any]:
     level = part.level
     trace: dict[str, Any] = {"size": str(part.size), "share": str(part.share)}
     if level is None:
-        return {**trace, "level": None}
-    return {
-        **trace,
-        "level": level.start,
-        "percent": str(level.percent * 100),
-        "per_unit": str(level.per_unit),
-    }
+        trace["level"] = None
+    else:
+        trace["level"] = level.start
+        trace["percent"], trace["per_unit"] = level.words
+    return trace
 
 
 def _slices(

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from commissions.reading import Problems, Reader
 from kernel.money import EXPONENTS, round_fraction
 
 MAX_LINES = 1000
+_ZERO = Fraction(0)
 MAX_SHARES = 100
 MAX_QTY = 10**9
 CHANGES = frozenset({"refund", "cancel", "approve", "decline", "hold", "release"})
@@ -104,8 +105,7 @@ class Clock:
 Event = Order | Change | Clock
 
 
-@dataclass(frozen=True, slots=True)
-class RemainingLine:
+class RemainingLine(NamedTuple):
     """A line after its refunds: exact net and revenue in the order's currency, units left."""
 
     line: Line
@@ -115,8 +115,7 @@ class RemainingLine:
     alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Remaining:
+class Remaining(NamedTuple):
     """An order after its changes. A held order is priced but counts towards no tier."""
 
     order: Order
@@ -152,6 +151,10 @@ def reduce_order(order: Order, changes: Iterable[Change]) -> Remaining:
     EventError when a refund names a line that is not there or exceeds what is left of it. A
     repeated cancel, hold or decision is the same as one.
     """
+    changes = tuple(changes)
+    if not changes:
+        whole = tuple([_remaining_line(line, 0, 0) for line in order.lines])
+        return Remaining(order, whole, cancelled=False, decision="pending", held=False)
     refunded = [0] * len(order.lines)
     returned = [0] * len(order.lines)
     cancelled, held, decision = False, False, "pending"
@@ -184,7 +187,7 @@ def _refund(order: Order, change: Change, refunded: list[int], returned: list[in
 def _remaining_line(line: Line, refunded_minor: int, returned: int) -> RemainingLine:
     if not refunded_minor and not returned and line.gross_minor is None:
         alive = line.reported_minor > 0 or line.qty > 0
-        revenue = Fraction(line.revenue_minor or 0)
+        revenue = Fraction(line.revenue_minor) if line.revenue_minor else _ZERO
         return RemainingLine(line, Fraction(line.net_minor), revenue, line.qty, alive)
     reported = line.reported_minor
     left = reported - refunded_minor

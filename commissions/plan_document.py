@@ -174,6 +174,8 @@ class Plan:
     attributes: tuple[str, ...] = ()
     chooses_by_attributes: bool = False
     choices: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    # The base rules with a counter.
+    counting: tuple[tuple["Rule", Tiers], ...] = ()
 
 
 _OLDEST = datetime.min.replace(tzinfo=UTC)

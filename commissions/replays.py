@@ -9,7 +9,6 @@ from its own version.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from fractions import Fraction
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +28,7 @@ from commissions.rules import (
     evaluate,
 )
 from kernel.errors import NotFound
-from kernel.money import allocate, round_fraction
+from kernel.money import allocate, round_fraction, sum_exact
 from network.models import Program
 from tracker.attribution import NotAttributed
 from tracker.models import Attribution, Conversion, ConversionChange, ConversionItem
@@ -68,7 +67,14 @@ _ORDER = sa.select(
     _conversion.c.reported_status,
     _attribution.c.click_country.label("country_click"),
 ).outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
-_ITEMS = sa.select(_item).order_by(_item.c.conversion_id, _item.c.line)
+_ITEMS = sa.select(
+    _item.c.conversion_id,
+    _item.c.line,
+    _item.c.amount_minor,
+    _item.c.quantity,
+    _item.c.category,
+    _item.c.sku,
+).order_by(_item.c.conversion_id, _item.c.line)
 _INTAKE = (
     _ORDER.add_columns(
         _attribution.c.conversion_id.label("attributed_id"),
@@ -262,8 +268,8 @@ def size_of(prepared: Prepared) -> tuple[int, int]:
     if not prepared.counted:
         return 0, 0
     alive = [line for line in prepared.figures if line.alive]
-    base = sum((line.net for line in alive), Fraction(0))
-    return round_fraction(base), sum(line.qty for line in alive)
+    base = sum_exact([line.net for line in alive])
+    return round_fraction(base), sum([line.qty for line in alive])
 
 
 def convertible(plan: Plan, order: Order) -> bool:

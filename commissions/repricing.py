@@ -89,12 +89,7 @@ class _Group:
         self._amounts.setdefault(order.id, 0)
         self._is_used = self._is_used or own.version_id == self._version_id
         for one in happenings:
-            found = self._told(own.fact, one)
-            if self._window is None:
-                self._events += found
-            else:
-                for event in found:
-                    self._window.add(event)
+            self._events += self._told(own.fact, one)
 
     def booked(self, conversion_id: str, amount_minor: int) -> None:
         """Hear what was booked for an order."""
@@ -107,12 +102,14 @@ class _Group:
             self._window = Window(self._plan, self._events)
             self._events = []
         if self._window is not None:
+            self._take(is_booked=True)
             self._window.take_moved()
 
     def moved(self, own_id: str) -> dict[str, Priced]:
         """Our own order, and every other of the version whose amount is not the booked one now."""
         if self._window is None:
             return {}
+        self._take()
         moved = self._window.take_moved()
         if own_id in self._orders and own_id not in moved and own_id not in self._unconvertible:
             self._window.renew(own_id)
@@ -129,6 +126,13 @@ class _Group:
         if self._window is None or conversion_id in self._unconvertible:
             return 0, 0
         return replays.size_of(self._window.prepared(conversion_id))
+
+    def _take(self, *, is_booked: bool = False) -> None:
+        """Let the window know what happened since it was asked last."""
+        if self._window is not None:
+            for event in self._events:
+                self._window.add(event, is_booked=is_booked)
+            self._events = []
 
     def _is_moved(self, order_id: str, priced: Priced) -> bool:
         if priced.commission_minor == self._amounts[order_id]:
@@ -152,6 +156,8 @@ class Repricing:
         self._groups: dict[_Key, _Group] = {}
         self._by_party: dict[tuple[str, str | None], list[_Group]] = {}
         self._published: dict[str, list[VersionFacts]] = {}
+        self._versions: dict[str, list[tuple[str, Plan]]] = {}
+        self._restating: dict[str, list[Plan]] = {}
 
     def published(self, program_id: str) -> list[VersionFacts]:
         """The versions of a program's plan, oldest first."""
@@ -161,7 +167,19 @@ class Repricing:
 
     def versions(self, program_id: str) -> list[tuple[str, Plan]]:
         """The same, ready to evaluate, by id."""
-        return [(one.id, plans.parsed(self._session, one.id)) for one in self.published(program_id)]
+        if program_id not in self._versions:
+            self._versions[program_id] = [
+                (one.id, plans.parsed(self._session, one.id)) for one in self.published(program_id)
+            ]
+        return self._versions[program_id]
+
+    def restating(self, program_id: str) -> list[Plan]:
+        """Those of them by which an order can change the amounts of earlier ones."""
+        if program_id not in self._restating:
+            self._restating[program_id] = [
+                plan for _, plan in self.versions(program_id) if replays.restates(plan)
+            ]
+        return self._restating[program_id]
 
     def read_ahead(self, orders: Iterable[Fact]) -> None:
         """Read the windows of these orders together, before anything is booked for them."""

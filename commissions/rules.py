@@ -128,6 +128,7 @@ def parse_plan(
             rule.when.bound or rule.effective_from or rule.effective_to for rule in base
         ),
         choices={},
+        counting=tuple((rule, rule.tiers) for rule in base if rule.tiers and rule.tiers.counted),
     )
 
 
@@ -202,6 +203,8 @@ def depends_on_others(plan: Plan, prepared: Prepared) -> bool:
     """`needs_replay` of an order that is prepared already."""
     if spends(plan):
         return True
+    if not prepared.sizes:
+        return False
     restating = {
         rule.id for rule in plan.base_rules if rule.tiers and rule.tiers.mode != "graduated"
     }
@@ -216,7 +219,7 @@ def price_at(
     awards = award_bonuses(plan, prepared, lines, accounts)
     uncapped_minor = _sum(lines) + _sum(awards)
     commission_minor, cuts = clamp(plan, prepared, uncapped_minor, accounts)
-    late = after != prepared.remaining
+    late = after is not prepared.remaining and after != prepared.remaining
     if late:
         early = prepared.remaining
         lines = [scaled(plan, line, line_ratio(early, after, at)) for at, line in enumerate(lines)]

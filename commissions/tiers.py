@@ -1,10 +1,11 @@
 """Windows and levels of a tier: where a counter stands and what each slice of it pays. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 Number = int | Fraction
@@ -17,6 +18,7 @@ CALENDAR_WINDOWS = (
     "calendar_year",
 )
 DISCRETE_MEASURES = frozenset({"count", "units"})
+_WHOLE = Fraction(1)
 _MONTHS = {"calendar_month": 1, "calendar_quarter": 3, "calendar_year": 12}
 
 
@@ -25,7 +27,8 @@ class Level:
     """What is paid from `start` on.
 
     `percent` of the base, `per_unit` minor units for each unit, `fixed_minor` once an order and
-    `flat_minor` once when the level is entered.
+    `flat_minor` once when the level is entered. `words` is how traces name the two rates, written
+    once and not for every line.
     """
 
     start: int
@@ -33,10 +36,13 @@ class Level:
     per_unit: Fraction = Fraction(0)
     fixed_minor: int = 0
     flat_minor: int = 0
+    words: tuple[str, str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", (str(self.percent * 100), str(self.per_unit)))
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """The part of a line's measure that falls into one level; None is below the first level."""
 
     level: Level | None
@@ -57,17 +63,21 @@ def window_of(window: str, at: datetime, zone: ZoneInfo) -> tuple[datetime | Non
     """
     if window == "lifetime":
         return None, None
-    local = at.astimezone(zone)
+    return _window_of_day(window, at.astimezone(zone).date(), zone)
+
+
+@lru_cache(maxsize=4096)
+def _window_of_day(window: str, day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
     if window in {"calendar_day", "calendar_week"}:
         days = 1 if window == "calendar_day" else 7
-        monday = local.weekday() if days != 1 else 0
-        first = datetime(local.year, local.month, local.day, tzinfo=zone) - timedelta(monday)
+        monday = day.weekday() if days != 1 else 0
+        first = datetime(day.year, day.month, day.day, tzinfo=zone) - timedelta(monday)
         return first.astimezone(UTC), (first + timedelta(days)).astimezone(UTC)
     months = _MONTHS[window]
-    month = (local.month - 1) // months * months
+    month = (day.month - 1) // months * months
     following = month + months
-    start = datetime(local.year, month + 1, 1, tzinfo=zone)
-    end = datetime(local.year + following // 12, following % 12 + 1, 1, tzinfo=zone)
+    start = datetime(day.year, month + 1, 1, tzinfo=zone)
+    end = datetime(day.year + following // 12, following % 12 + 1, 1, tzinfo=zone)
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
@@ -100,7 +110,8 @@ def split(levels: Sequence[Level], before: Number, size: Number, *, discrete: bo
         low = max(before, start)
         high = after if end is None else min(after, end)
         if high > low:
-            slices.append(Slice(level, plain(high - low), Fraction(high - low) / size))
+            part = plain(high - low)
+            slices.append(Slice(level, part, _WHOLE if part == size else Fraction(part) / size))
     return slices
 
 

@@ -60,15 +60,15 @@ class Window:
             entry.prepared = changed(plan, entry.conversion)
         self._price_all(is_booked=True)
 
-    def add(self, event: Event) -> None:
-        """Take the next event in booking order."""
+    def add(self, event: Event, *, is_booked: bool = False) -> None:
+        """Take the next event in booking order; what `is_booked` is not priced for its own sake."""
         self._seq += 1
         if isinstance(event, Order):
-            self._append(event)
+            self._append(event, is_booked=is_booked)
         elif isinstance(event, Change):
             entry = self._follow(event)
             entry.prepared, entry.met = changed(self._plan, entry.conversion), None
-            self._price_all()
+            self._price_all(is_booked=is_booked)
 
     def take_moved(self) -> dict[str, Priced]:
         """The orders that the events since the last call have touched, with what they are worth."""
@@ -100,7 +100,7 @@ class Window:
         self._conversions[self._conversions.index(one)] = entry.conversion
         return entry
 
-    def _append(self, order: Order) -> None:
+    def _append(self, order: Order, *, is_booked: bool) -> None:
         entry = self._open(order)
         counted = entry.prepared.contributions
         before = {key: self._level(key) for key in counted}
@@ -109,9 +109,9 @@ class Window:
         if self._statuses.knows_before(order.known_at) or any(
             self._level(key) != level for key, level in before.items()
         ):
-            self._price_all()
+            self._price_all(is_booked=is_booked)
         else:
-            self._price(entry)
+            self._price(entry, is_booked=is_booked)
 
     def _price_all(self, *, is_booked: bool = False) -> None:
         entries = self._entries.values()

@@ -19,10 +19,11 @@ from kernel import bulk
 from kernel.errors import NotFound
 from kernel.ids import new_id
 from network.models import Program
-from tracker import clicks
+from tracker import seen_clicks
 from tracker.agents import AgentClass
 from tracker.attribution import NotAttributed
-from tracker.models import Attribution, Click, Conversion
+from tracker.models import Attribution, Conversion
+from tracker.seen_clicks import Seen
 
 HELD_ACTIONS = frozenset((Action.HOLD, Action.REJECT))
 _HOUR = timedelta(hours=1)
@@ -41,7 +42,13 @@ class _Facts(NamedTuple):
     attributed_id: str | None
     publisher_id: str | None
     click_id: str | None
+    is_test: bool
     assessed: int
+
+    @property
+    def earns(self) -> bool:
+        """Whether somebody may be paid for it: a test order never counts, whoever it names."""
+        return self.publisher_id is not None and not self.is_test
 
 
 # Asked for every batch of orders; built once, because building costs more than asking.
@@ -60,6 +67,7 @@ _LOOK_UP = (
         _attribution.c.conversion_id,
         _attribution.c.publisher_id,
         _attribution.c.click_id,
+        _conversion.c.is_test,
         # A conversion that was nobody's is judged again when it has a publisher.
         sa.exists().where(
             _assessment.c.conversion_id == _conversion.c.id,
@@ -106,7 +114,7 @@ def _assess_some(session: Session, conversion_ids: Sequence[str], now: datetime)
             raise NotAttributed(
                 "the conversion is not attributed yet", conversion_id=facts.conversion_id
             )
-    seen = clicks.find_many(session, {one.click_id for one in fresh if one.click_id})
+    seen = seen_clicks.find_many(session, {one.click_id for one in fresh if one.click_id})
     repeats = _visitor_clicks(session, seen.values())
     assessments: list[dict[str, Any]] = []
     raised: list[dict[str, Any]] = []
@@ -115,7 +123,7 @@ def _assess_some(session: Session, conversion_ids: Sequence[str], now: datetime)
         verdict = rules.assess(_evidence(facts, click, repeats), hold_score=facts.hold_score)
         assessment = _assessment_row(facts, verdict, now)
         assessments.append(assessment)
-        if verdict.action in HELD_ACTIONS and facts.publisher_id is not None:
+        if verdict.action in HELD_ACTIONS and facts.earns:
             raised.append(_flag_row(facts, assessment, now))
     _ASSESSMENT(session, assessments)
     if raised:
@@ -154,7 +162,7 @@ def _flag_row(facts: _Facts, assessment: Mapping[str, Any], now: datetime) -> di
     }
 
 
-def _evidence(facts: _Facts, click: Click | None, repeats: Mapping[str, int]) -> Evidence:
+def _evidence(facts: _Facts, click: Seen | None, repeats: Mapping[str, int]) -> Evidence:
     if click is None:
         # No click, or one whose record is lost: what was not seen is held against nobody.
         return Evidence(is_conversion=True, has_click=False, order_country=facts.order_country)
@@ -177,7 +185,7 @@ def _evidence(facts: _Facts, click: Click | None, repeats: Mapping[str, int]) ->
     )
 
 
-def _imported_evidence(facts: _Facts, click: Click) -> Evidence:
+def _imported_evidence(facts: _Facts, click: Seen) -> Evidence:
     """What another network's record proves: a header it did not pass on was not an empty one.
 
     Its time is what that network says, so nothing that is measured in time is judged by it: not
@@ -197,7 +205,7 @@ def _imported_evidence(facts: _Facts, click: Click) -> Evidence:
     )
 
 
-def _agent_class(click: Click) -> AgentClass | None:
+def _agent_class(click: Seen) -> AgentClass | None:
     return AgentClass(click.agent_class) if click.agent_class else None
 
 
@@ -206,10 +214,10 @@ def _whole_seconds(span: timedelta) -> int:
     return span // timedelta(seconds=1)
 
 
-def _visitor_clicks(session: Session, seen: Iterable[Click]) -> dict[str, int]:
+def _visitor_clicks(session: Session, seen: Iterable[Seen]) -> dict[str, int]:
     """For each click, those of its visitor on its program in the hour up to it, itself included."""
     judged = [click for click in seen if click.visitor_key and not click.imported]
-    counted = clicks.counts_of_visitors(
+    counted = seen_clicks.counts_of_visitors(
         session, judged, span=_HOUR, count_max=_VISITOR_CLICKS_COUNTED_MAX
     )
     # Those of the hour that stand under yesterday's salt were counted when the click was stored.

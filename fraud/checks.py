@@ -9,7 +9,7 @@ from sqlmodel import Session, col
 from fraud.assessments import HELD_ACTIONS
 from fraud.models import Assessment, Flag, FlagDecision, Outcome
 from kernel.audit import AuditEntry
-from tracker.models import Attribution
+from tracker.models import Attribution, Conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,13 @@ def _holds_without_flag(session: Session) -> Iterator[Problem]:
     query = (
         sa.select(col(Assessment.id))
         .join(Attribution, col(Attribution.conversion_id) == col(Assessment.conversion_id))
+        .join(Conversion, col(Conversion.id) == col(Assessment.conversion_id))
         .outerjoin(Flag, col(Flag.conversion_id) == col(Assessment.conversion_id))
         .where(
             col(Assessment.action).in_(sorted(HELD_ACTIONS)),
             col(Attribution.publisher_id).is_not(None),
+            # A test order never counts, whoever it names.
+            col(Conversion.is_test).is_(False),
             col(Flag.id).is_(None),
         )
     )

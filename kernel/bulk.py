@@ -17,11 +17,15 @@ _Convert = Callable[[Any], Any] | None
 
 
 class Insert:
-    """INSERT of the named columns of a table; rows are numbered in the order given."""
+    """INSERT of the named columns of a table; rows are numbered in the order given.
 
-    def __init__(self, table: sa.Table, *names: str) -> None:
+    With a `key`, a row that is there already with the same value of it takes the new values.
+    """
+
+    def __init__(self, table: sa.Table, *names: str, key: str = "") -> None:
         self._columns = [table.c[name] for name in names]
         self._names = names
+        self._key = key
         self._table = table
         self._prepared: dict[str, tuple[str, list[tuple[str, _Convert]]]] = {}
 
@@ -41,6 +45,10 @@ class Insert:
             marks = ", ".join("?" if dialect.paramstyle == "qmark" else "%s" for _ in self._names)
             table = quote(self._table.name)
             sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - our own names
+            if self._key:
+                values = (name for name in self._names if name != self._key)
+                became = ", ".join(f"{quote(one)} = excluded.{quote(one)}" for one in values)
+                sql += f" ON CONFLICT ({quote(self._key)}) DO UPDATE SET {became}"
             converters = [(one.name, _converter(one, dialect)) for one in self._columns]
             self._prepared[dialect.name] = sql, converters
         return self._prepared[dialect.name]

@@ -37,4 +37,4 @@ def derived_id(prefix: str, key: bytes, *parts: str) -> str:
 
 def _encode(number: int) -> str:
     # Two characters a step: ids are made for every row that is written.
-    return "".join(_PAIRS[number >> bits & 1023] for bits in _SHIFTS)
+    return "".join([_PAIRS[number >> bits & 1023] for bits in _SHIFTS])

@@ -4,7 +4,7 @@ Nothing here is approximate: amounts are ints, rates and intermediate results ar
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -119,6 +119,17 @@ def round_fraction(value: Fraction | int, mode: RoundingMode = "half_up") -> int
         raise MoneyError("unknown rounding mode")
     rounded = whole + 1 if up else whole
     return -rounded if value < 0 else rounded
+
+
+def sum_exact(values: Iterable[Fraction]) -> Fraction:
+    """The sum of exact amounts. Whole ones, which nearly all are, are added as whole numbers."""
+    whole, rest = 0, None
+    for value in values:
+        if value.denominator == 1:
+            whole += value.numerator
+        else:
+            rest = value if rest is None else rest + value
+    return Fraction(whole) if rest is None else rest + whole
 
 
 def allocate(total_minor: int, weights: Sequence[int | Fraction]) -> list[int]:

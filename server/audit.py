@@ -14,7 +14,7 @@ from kernel.database import reading
 from kernel.outbox import OutboxRow
 from kernel.settings import Settings
 from server.tables import append_only_tables
-from tracker import click_days, clicks, rollup_checks, shipper
+from tracker import attribution_checks, click_days, clicks, rollup_checks, shipper
 from tracker.models import Attribution, Click, ClickDay, Conversion, ConversionItem, JournalPosition
 
 _ROLLUP_DAYS = 2
@@ -27,6 +27,7 @@ INVARIANTS = {
     6: "everything set aside carries a reason code",
     7: "every row belongs to one party, and to the same one everywhere",
     8: "roll-ups of recent days equal the facts",
+    9: "the shares of every attributed order sum to exactly 1",
 }
 _ATTRIBUTIONS_AT_A_TIME = 1_000
 
@@ -57,6 +58,8 @@ def run(engine: Engine, settings: Settings) -> Iterator[Finding]:
             values_max=settings.rollup_values_max,
         ):
             yield Finding(8, "reports", f"{contradiction}; see `tallystick rollups rebuild`")
+        for conversion_id, wrong in attribution_checks.check(session):
+            yield Finding(9, conversion_id, wrong)
 
 
 def _intake(session: Session, settings: Settings) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from commissions.reasons import Reason
 from fraud import assessments, flags
 from kernel.keys import Keys
 from kernel.outbox import FollowUp, Handler
-from tracker import attribution, coupons, restatements, rollup_orders
+from tracker import attribution, coupons, restatements
 from tracker.attribution import MATCHED
 from tracker.changes import CHANGED
 from tracker.conversions import RECORDED
@@ -25,6 +25,7 @@ from tracker.node import click_id_signer
 
 ACTOR = "pipeline"
 _ORDERS = (RECORDED, MATCHED)
+_COUNTED = (RECORDED, MATCHED, CHANGED)
 
 
 def handlers(keys: Keys) -> Mapping[str, Sequence[Handler]]:
@@ -45,19 +46,14 @@ def handlers(keys: Keys) -> Mapping[str, Sequence[Handler]]:
                 attribution.match(session, one, signer=signer, keys=customers, now=now)
 
     return {
-        RECORDED: (attribute, count, assess, book),
+        RECORDED: (attribute, assess, book),
         MATCHABLE: (match,),
-        MATCHED: (count, assess, book),
-        CHANGED: (count, book),
+        MATCHED: (assess, book),
+        CHANGED: (book,),
         coupons.ADDED: (announce,),
         "flag.cleared": (book,),
         "flag.confirmed": (book,),
     }
-
-
-def count(session: Session, rows: Sequence[FollowUp], _now: datetime) -> None:
-    """Count the conversions in the roll-ups as they stand now."""
-    rollup_orders.refresh(session, _ids(rows))
 
 
 def assess(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
@@ -72,10 +68,15 @@ def announce(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
 
 
 def book(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
-    """Book commissions, what advertisers said about orders later, and what people decided."""
+    """Book commissions, what advertisers said about orders later, and what people decided.
+
+    The roll-ups hold the orders as they stand after it, with what they earn.
+    """
     held = flags.find_held(session, _ids(row for row in rows if row.kind in _ORDERS))
     tasks = [task for row in rows for task in _tasks(row, held)]
-    accruals.book(session, tasks, now=now)
+    accruals.book(
+        session, tasks, counted=_ids(row for row in rows if row.kind in _COUNTED), now=now
+    )
 
 
 def _tasks(row: FollowUp, held: set[str]) -> Iterator[Task]:

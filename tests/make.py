@@ -28,6 +28,7 @@ from tracker import click_days, day_files, day_partitions, rollup_clicks
 from tracker.click_ids import RANDOM_BYTES, ClickIdSigner
 from tracker.models import (
     Attribution,
+    AttributionShare,
     ChangeKind,
     Click,
     ClickDay,
@@ -220,6 +221,18 @@ def conversion(
         session.add(ConversionItem(**row))
     if decided:
         session.add(_attribution(made, who, clicked))
+    if decided and who:
+        session.add(
+            AttributionShare(
+                conversion_id=made.id,
+                position=0,
+                publisher_id=who.id,
+                numerator=1,
+                denominator=1,
+                role="converter",
+                click_id=clicked.id if clicked else None,
+            )
+        )
     session.flush()
     return made
 

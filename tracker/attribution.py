@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from kernel import audit, outbox
+from kernel import audit, bulk, outbox
 from kernel.errors import Conflict, NotFound, Refused, Unavailable, invalid
 from network import publishers
 from network.models import Membership, MembershipStatus
@@ -35,6 +35,15 @@ _TABLES = Attribution.metadata.tables
 _attribution, _share, _superseded = (
     _TABLES[str(model.__tablename__)]
     for model in (Attribution, AttributionShare, AttributionSuperseded)
+)
+_ATTRIBUTIONS: Final = bulk.Insert(
+    _attribution,
+    *("conversion_id", "publisher_id", "click_id", "clicked_at", "click_country", "sub_ids"),
+    *("source", "reason", "terms_id", "trace", "decided_at"),
+)
+_SHARES: Final = bulk.Insert(
+    _share,
+    *("conversion_id", "position", "publisher_id", "numerator", "denominator", "role", "click_id"),
 )
 
 
@@ -227,7 +236,7 @@ def _decide_all(
             writes.attributed(row, batch, decision)
         else:
             writes.unattributed(row, batch, decision)
-    session.execute(sa.insert(_attribution), attributions)
+    _ATTRIBUTIONS(session, attributions)
     writes.flush(session, now=now)
     return {
         one["conversion_id"]: Attributed(
@@ -342,8 +351,7 @@ class _Writes:
 
     def flush(self, session: Session, *, now: datetime) -> None:
         """Write, and have the orders tried again that waited for one of these."""
-        if self.shares:
-            session.execute(sa.insert(_share), self.shares)
+        _SHARES(session, self.shares)
         customers.remember(session, self.known)
         customers.want(session, self.wanted)
         customers.announce(session, self.found, now=now)

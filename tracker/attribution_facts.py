@@ -15,15 +15,16 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from network.models import Membership, MembershipStatus, Program, Publisher
-from tracker import attribution_terms, clicks, coupons, customers
+from tracker import attribution_terms, coupons, customers, seen_clicks
 from tracker.click_ids import ClickFacts, ClickIdError, ClickIdSigner
 from tracker.coupons import Code
 from tracker.credit import Role, Share, Touch
 from tracker.credit_terms import Terms
 from tracker.customers import CustomerKeys, Known
 from tracker.deciding import Earlier, Facts, Owned
-from tracker.models import Attribution, AttributionShare, Click, Conversion
+from tracker.models import Attribution, AttributionShare, Conversion
 from tracker.rules import AttributionReason
+from tracker.seen_clicks import Seen
 
 TOUCHES_MAX: Final = 100
 _UNREADABLE = {
@@ -162,7 +163,7 @@ class Batch:
     terms: dict[str, Terms] = field(default_factory=dict)
     terms_ids: dict[str, str | None] = field(default_factory=dict)
     read: dict[str, tuple[_Read, ...]] = field(default_factory=dict)
-    clicks: Mapping[str, Click] = field(default_factory=dict)
+    clicks: Mapping[str, Seen] = field(default_factory=dict)
     copies: dict[str, Copy] = field(default_factory=dict)
     coupons: Mapping[str, Sequence[Code]] = field(default_factory=dict)
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -304,7 +305,7 @@ def load(
     )
     _load_terms(session, batch, found)
     genuine = {one.id for read in batch.read.values() for one in read if one.facts}
-    batch.clicks = clicks.find_many(session, genuine) if genuine else {}
+    batch.clicks = seen_clicks.find_many(session, genuine) if genuine else {}
     batch.copies = {
         click.id: Copy(click.country, dict(click.sub_ids)) for click in batch.clicks.values()
     }

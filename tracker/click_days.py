@@ -65,7 +65,7 @@ def reading_day(session: Session, row: ClickDay | None) -> Iterator[Session | No
 
     `row` is the day's row from `known` or `kept`. On PostgreSQL it is the caller's own session.
     """
-    engine = _engine(session)
+    engine = engine_of(session)
     if row is None or row.retired_at is not None:
         yield None
     elif engine.dialect.name != "sqlite":
@@ -81,7 +81,7 @@ def reading_day(session: Session, row: ClickDay | None) -> Iterator[Session | No
 
 def is_by_file(session: Session) -> bool:
     """Whether a day's session sees that day only, as opposed to all of them."""
-    return _engine(session).dialect.name == "sqlite"
+    return engine_of(session).dialect.name == "sqlite"
 
 
 def open_days(
@@ -237,7 +237,7 @@ def make_ahead(engine: Engine, *, now: datetime) -> None:
 
 def bytes_of(session: Session, row: ClickDay) -> int:
     """What a day takes on disk."""
-    engine = _engine(session)
+    engine = engine_of(session)
     if engine.dialect.name == "sqlite":
         return day_files.beside(engine).bytes_of(Place(row.day, row.generation))
     return day_partitions.bytes_of(session.connection(), row.day)
@@ -299,6 +299,7 @@ def write_file(engine: Engine, row: ClickDay, rows: Sequence[Sequence[Any]]) -> 
         return day_files.insert(connection, rows)
 
 
-def _engine(session: Session) -> Engine:
+def engine_of(session: Session) -> Engine:
+    """The engine of the main database that a session is on."""
     bind = session.get_bind()
     return bind if isinstance(bind, Engine) else bind.engine

@@ -2,10 +2,9 @@
 
 import ipaddress
 import re
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Collection, Mapping
+from datetime import date, datetime
 from enum import StrEnum
 from socket import AF_INET, inet_pton
 from typing import Final
@@ -23,8 +22,6 @@ NOTE_PARAMETER: Final = "ts_note"
 NOTE_FOREIGN_URL: Final = "foreign_url"
 NOTE_UNSIGNED_URL: Final = "unsigned_url"
 _NAME_CHARS_MAX: Final = 64
-# Times of clicks read at once to count visitors; beyond it each visitor is counted with a limit.
-_ROWS_COUNTED_MAX: Final = 20_000
 _CUT: Final = "\u2026"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # The place for a deep link in the links of other networks; the first of these that is there counts.
@@ -296,72 +293,3 @@ def count_of_visitor(
         if count >= count_max or not click_days.is_by_file(session):
             break
     return count
-
-
-def counts_of_visitors(
-    session: Session, seen: Sequence[Click], *, span: timedelta, count_max: int
-) -> dict[str, int]:
-    """By click id: as `count_of_visitor` for the time of `span` up to and with each click.
-
-    One statement for each day that is looked into, unless visitors are so busy that their clicks
-    have to be counted with a limit.
-    """
-    by_day: defaultdict[date, list[Click]] = defaultdict(list)
-    for click in seen:
-        for day in click_days.days_between(click.at - span, click.at):
-            by_day[day].append(click)
-    rows = click_days.known(session, by_day.keys()) if by_day else {}
-    times: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
-    # Day after day and each by time, so that the times of a visitor are sorted.
-    for day, own in sorted(by_day.items()):
-        with click_days.reading_day(session, rows.get(day)) as of_day:
-            found = _times(of_day, day, own, span=span) if of_day is not None else []
-        if len(found) == _ROWS_COUNTED_MAX:
-            return _counts_one_by_one(session, seen, span=span, count_max=count_max)
-        for program_id, visitor_key, at in found:
-            times[program_id, visitor_key].append(at)
-    counts = {}
-    for click in seen:
-        own_times = times[click.program_id, click.visitor_key]
-        count = bisect_right(own_times, click.at) - bisect_right(own_times, click.at - span)
-        counts[click.id] = min(count_max, count)
-    return counts
-
-
-def _times(
-    of_day: Session, day: date, own: Sequence[Click], *, span: timedelta
-) -> Sequence[tuple[str, str, datetime]]:
-    """Program, visitor and time of what the visitors of these clicks clicked on that day."""
-    at = [click.at for click in own]
-    # The times name the partition; without them PostgreSQL would look into each.
-    first, end = click_days.bounds(day)
-    query = (
-        select(Click.program_id, Click.visitor_key, Click.at)
-        .where(
-            col(Click.program_id).in_({click.program_id for click in own}),
-            col(Click.visitor_key).in_({click.visitor_key for click in own}),
-            col(Click.at) >= first,
-            col(Click.at) < end,
-            col(Click.at) > min(at) - span,
-            col(Click.at) <= max(at),
-        )
-        .order_by(col(Click.at))
-        .limit(_ROWS_COUNTED_MAX)
-    )
-    return of_day.exec(query).all()
-
-
-def _counts_one_by_one(
-    session: Session, seen: Sequence[Click], *, span: timedelta, count_max: int
-) -> dict[str, int]:
-    return {
-        click.id: count_of_visitor(
-            session,
-            program_id=click.program_id,
-            visitor_key=click.visitor_key,
-            after=click.at - span,
-            until=click.at,
-            count_max=count_max,
-        )
-        for click in seen
-    }

@@ -120,6 +120,8 @@ class Terms:
     preferred: tuple[Preferred, ...] = ()
     excluded: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = ()
+    # By the program's window: without rules and baskets all orders of a program have the same.
+    common: dict[int, "Resolved"] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def publishers(self) -> dict[str, str]:
@@ -154,7 +156,18 @@ def resolve(
 
     `window_hours` is the program's own, for a document that says none.
     """
-    facts = {"event": event, "customer": customer, "coupon": coupon and coupon.casefold()}
+    if terms.rules or cart_at is not None:
+        facts = {"event": event, "customer": customer, "coupon": coupon and coupon.casefold()}
+        return _resolve(terms, window_hours, cart_at, facts)
+    found = terms.common.get(window_hours)
+    if found is None:
+        found = terms.common[window_hours] = _resolve(terms, window_hours, None, {})
+    return found
+
+
+def _resolve(
+    terms: Terms, window_hours: int, cart_at: datetime | None, facts: Mapping[str, str | None]
+) -> Resolved:
     matching = [rule for rule in terms.rules if rule.matches(facts)]
     whole = [rule.settings for rule in matching if "publisher" not in rule.when]
     chain = [*whole, terms.settings]

@@ -9,6 +9,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -21,7 +23,7 @@ from tracker.models import Attribution, AttributionShare, KnownCustomer, MatchWa
 MATCHABLE: Final = "conversion.matchable"
 # An "identity" with more attributed orders than a person has is a placeholder such as `guest`.
 ORDERS_OF_A_PERSON_MAX: Final = 100
-_PAIRS_PER_QUERY: Final = 5_000
+_KEYS_PER_QUERY: Final = 5_000
 WANTS_CUSTOMER: Final = "customer"
 WANTS_ORDER: Final = "order"
 WANTS_COUPON: Final = "coupon"
@@ -49,7 +51,8 @@ _LOOK_UP = sa.select(_RANKED.c.key, _RANKED.c.conversion_id, _RANKED.c.occurred_
 _WANTING = (
     sa.select(_wanted.c.conversion_id, _wanted.c.program_id)
     .where(
-        sa.tuple_(_wanted.c.kind, _wanted.c.key).in_(sa.bindparam("found", expanding=True)),
+        _wanted.c.kind == sa.bindparam("kind"),
+        _wanted.c.key.in_(sa.bindparam("keys", expanding=True)),
     )
     .distinct()
 )
@@ -115,11 +118,12 @@ def satisfied(session: Session, conversion_ids: Collection[str]) -> None:
 
 def announce(session: Session, found: Iterable[tuple[str, str]], *, now: datetime) -> int:
     """Have every conversion tried again that wants one of these (kind, key); how many they are."""
-    pairs = sorted(set(found))
     wanting: dict[str, str] = {}
-    for start in range(0, len(pairs), _PAIRS_PER_QUERY):
-        part = pairs[start : start + _PAIRS_PER_QUERY]
-        wanting.update(tuple(row) for row in session.execute(_WANTING, {"found": part}))
+    for kind, pairs in groupby(sorted(set(found)), key=itemgetter(0)):
+        keys = [key for _, key in pairs]
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            asked = {"kind": kind, "keys": keys[start : start + _KEYS_PER_QUERY]}
+            wanting.update(tuple(row) for row in session.execute(_WANTING, asked))
     for conversion_id, program_id in wanting.items():
         outbox.append(session, MATCHABLE, conversion_id, lane=program_id, now=now)
     return len(wanting)

@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 from sqlmodel import SQLModel
 
-from kernel.database import checkpoint, connect
+from kernel.database import BUSY_TIMEOUT_MILLISECONDS, checkpoint, connect
 from tracker.journal_reader import sync_directory
 from tracker.models import Click
 
@@ -43,6 +43,8 @@ EMPTY: Final[dict[str, int | str | None]] = {
 }
 """What a click has in a column that it knows nothing for."""
 OPEN_MAX: Final = 8
+IDLE_MAX: Final = 40
+"""Days that stay open for `rows`: those of an attribution window, and a few."""
 WAL_BYTES_MAX: Final = 16 * 2**20
 _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d+))?\.db", re.ASCII)
 _SIDES: Final = ("-wal", "-shm")
@@ -71,6 +73,7 @@ class DayFiles:
         self._lock = threading.Lock()
         self._readers: OrderedDict[Place, Engine] = OrderedDict()
         self._writers: OrderedDict[Place, Engine] = OrderedDict()
+        self._idle: OrderedDict[Place, sqlite3.Connection] = OrderedDict()
 
     def path(self, place: Place) -> Path:
         """Where the file of a day is, or would be."""
@@ -98,6 +101,34 @@ class DayFiles:
             return None
         return self._take(self._readers, place, self._open)
 
+    def rows(self, place: Place, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """What a SELECT finds on a day, as SQLite holds it; nothing when the day has no file.
+
+        Straight to the driver: a worker looks into dozens of days for a batch of orders, and an
+        engine a day costs ten times as much as the rows.
+        """
+        path = self.path(place)
+        if not path.exists():
+            self._close_idle(place)
+            return []
+        with self._lock:
+            connection = self._idle.pop(place, None)
+        if connection is None:
+            connection = sqlite3.connect(
+                f"file:{quote(str(path.absolute()))}?mode=rw",
+                uri=True,
+                timeout=BUSY_TIMEOUT_MILLISECONDS / 1000,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        try:
+            found = connection.execute(sql, parameters).fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        self._keep_idle(place, connection)
+        return found
+
     @contextmanager
     def writing(self, place: Place) -> Iterator[Connection]:
         """A transaction on the file of a day, which is made when it is not there."""
@@ -112,6 +143,7 @@ class DayFiles:
         """Let a day go. Constant time; a repeat does nothing."""
         for kept in (self._readers, self._writers):
             self._drop(kept, place)
+        self._close_idle(place)
         path = self.path(place)
         for gone in (path, *(path.with_name(path.name + side) for side in _SIDES)):
             gone.unlink(missing_ok=True)
@@ -127,6 +159,25 @@ class DayFiles:
         for kept in (self._readers, self._writers):
             for place in list(kept):
                 self._drop(kept, place)
+        for place in list(self._idle):
+            self._close_idle(place)
+
+    def _keep_idle(self, place: Place, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            # Another thread may have looked into the same day meanwhile.
+            spare = [self._idle.pop(place, None)]
+            self._idle[place] = connection
+            if len(self._idle) > IDLE_MAX:
+                spare.append(self._idle.popitem(last=False)[1])
+        for one in spare:
+            if one is not None:
+                one.close()
+
+    def _close_idle(self, place: Place) -> None:
+        with self._lock:
+            connection = self._idle.pop(place, None)
+        if connection is not None:
+            connection.close()
 
     def _take(
         self,

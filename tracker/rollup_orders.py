@@ -5,16 +5,17 @@ it is attributed to; its country is the click's, and the order's own where the c
 A test order counts nowhere.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
+from kernel import bulk
 from network.models import Program, Publisher
-from tracker import clicks
+from tracker import seen_clicks
 from tracker.agents import Device, device_of
 from tracker.models import Attribution, ChangeKind, Conversion, ConversionChange
 from tracker.rollup_models import RollupConversion
@@ -93,12 +94,10 @@ def refresh(
 
 def _refresh(session: Session, ids: Sequence[str], earned: Mapping[str, Earned]) -> None:
     before = counted(session, ids)
-    after = _as_they_stand(session, ids, before)
     tally = Tally()
     changed: list[Counted] = []
-    for conversion_id, facts in after.items():
-        new = _earning(facts, earned[conversion_id]) if conversion_id in earned else facts
-        old = before.get(conversion_id)
+    for new in _as_they_stand(session, ids, before, earned):
+        old = before.get(new.conversion_id)
         if new == old:
             continue
         if old is not None:
@@ -125,20 +124,17 @@ def earn(session: Session, earned: Mapping[str, Earned]) -> None:
     refresh(session, earned, earned=earned)
 
 
-def _earning(one: Counted, earned: Earned) -> Counted:
-    facts = {name: getattr(one, name) for name in Counted.__slots__}
-    facts |= {"commission_currency": earned.currency, "commission_minor": earned.minor}
-    return Counted(**facts)
-
-
 TABLE: Final = RollupConversion.metadata.tables["rollup_conversion"]
 _NAMES: Final = tuple(column.name for column in TABLE.columns)
+_KEEP: Final = bulk.Insert(TABLE, *_NAMES, key="conversion_id")
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_COUNTED: Final = sa.select(TABLE).where(TABLE.c.conversion_id.in_(_IDS))
 
 
 def counted(session: Session, conversion_ids: Sequence[str]) -> dict[str, Counted]:
     """What the sums hold of those of the conversions that are counted."""
-    query = sa.select(TABLE).where(TABLE.c.conversion_id.in_(conversion_ids))
-    return {one.conversion_id: one for one in map(_counted, session.execute(query))}
+    rows = session.execute(_COUNTED, {"ids": list(conversion_ids)})
+    return {one.conversion_id: one for one in map(_counted, rows)}
 
 
 def counted_between(session: Session, first_hour: int, end_hour: int) -> list[Counted]:
@@ -152,17 +148,10 @@ def _counted(row: Any) -> Counted:
 
 
 def _keep(session: Session, changed: Sequence[Counted]) -> None:
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(TABLE)
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["conversion_id"],
-            set_={name: statement.excluded[name] for name in _NAMES if name != "conversion_id"},
-        ),
-        [{name: getattr(one, name) for name in _NAMES} for one in changed],
-    )
+    _KEEP(session, [{name: getattr(one, name) for name in _NAMES} for one in changed])
 
 
+# Asked for every batch of orders; built once, because building costs more than asking.
 _FACTS: Any = (
     sa.select(
         col(Conversion.id),
@@ -181,21 +170,55 @@ _FACTS: Any = (
     .join(Program, col(Program.id) == col(Conversion.program_id))
     .join(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
     .outerjoin(Publisher, col(Publisher.id) == col(Attribution.publisher_id))
-    .where(col(Conversion.is_test).is_(False))
+    .where(col(Conversion.is_test).is_(False), col(Conversion.id).in_(_IDS))
+)
+_CHANGES: Final = (
+    sa.select(
+        col(ConversionChange.conversion_id),
+        col(ConversionChange.kind),
+        col(ConversionChange.amount_minor),
+    )
+    .where(col(ConversionChange.conversion_id).in_(_IDS))
+    .order_by(col(ConversionChange.seq))
 )
 
 
+class _Facts(NamedTuple):
+    """A conversion with its attribution, as `_FACTS` asks for them."""
+
+    id: str
+    occurred_at: datetime
+    currency: str
+    amount_minor: int
+    country: str | None
+    reported_status: str
+    program_number: int
+    program_currency: str
+    publisher_number: int | None
+    click_id: str | None
+    click_country: str | None
+    sub_ids: Mapping[str, str]
+
+
 def _as_they_stand(
-    session: Session, ids: Sequence[str], before: Mapping[str, Counted]
-) -> dict[str, Counted]:
-    facts = session.execute(_FACTS.where(col(Conversion.id).in_(ids))).all()
+    session: Session,
+    ids: Sequence[str],
+    before: Mapping[str, Counted],
+    earned: Mapping[str, Earned],
+) -> Iterator[Counted]:
+    facts = [_Facts(*row) for row in session.execute(_FACTS, {"ids": list(ids)})]
     taken_back = _taken_back(session, facts)
     met = _met(session, facts, before)
-    found = {}
     for row in facts:
         old = before.get(row.id)
         link, device = met.get(row.click_id or "", ("", Device.UNKNOWN.value))
-        found[row.id] = Counted(
+        commission = earned.get(row.id)
+        if commission is None and old is not None:
+            commission = Earned(old.commission_currency, old.commission_minor)
+        elif commission is None:
+            commission = Earned(row.program_currency, 0)
+        sub_ids = row.sub_ids
+        yield Counted(
             conversion_id=row.id,
             hour=hour_of(row.occurred_at),
             program_number=row.program_number,
@@ -203,40 +226,35 @@ def _as_they_stand(
             currency=row.currency,
             sales_minor=row.amount_minor,
             refunded_minor=taken_back.get(row.id, 0),
-            commission_currency=old.commission_currency if old else row.program_currency,
-            commission_minor=old.commission_minor if old else 0,
+            commission_currency=commission.currency,
+            commission_minor=commission.minor,
             click_id=row.click_id or "",
             link=link,
             country=row.click_country or row.country or "",
             device=device,
-            sub_ids={slot: row.sub_ids[slot] for slot in SUB_IDS if row.sub_ids.get(slot)},
+            sub_ids={slot: sub_ids[slot] for slot in SUB_IDS if sub_ids.get(slot)},
         )
-    return found
 
 
 def _met(
-    session: Session, facts: Sequence[Any], before: Mapping[str, Counted]
+    session: Session, facts: Sequence[_Facts], before: Mapping[str, Counted]
 ) -> dict[str, tuple[str, str]]:
     """Link and device by click. What was counted once is believed: clicks are let go in time."""
     known = {one.click_id: (one.link, one.device) for one in before.values()}
     wanted = {row.click_id for row in facts if row.click_id} - known.keys()
     if wanted:
-        for click_id, click in clicks.find_many(session, wanted).items():
+        for click_id, click in seen_clicks.find_many(session, wanted).items():
             known[click_id] = (click.link, device_of(click.user_agent).value)
     return known
 
 
-def _taken_back(session: Session, facts: Sequence[Any]) -> dict[str, int]:
+def _taken_back(session: Session, facts: Sequence[_Facts]) -> dict[str, int]:
     """What refunds took back; everything when the order is cancelled or stands declined."""
     sums: dict[str, int] = {}
     whole = {row.id for row in facts if row.reported_status == _DECLINED}
     cancelled: set[str] = set()
-    query = select(
-        ConversionChange.conversion_id, ConversionChange.kind, ConversionChange.amount_minor
-    ).where(col(ConversionChange.conversion_id).in_([row.id for row in facts]))
-    for conversion_id, kind, amount_minor in session.exec(
-        query.order_by(col(ConversionChange.seq))
-    ):
+    asked = {"ids": [row.id for row in facts]}
+    for conversion_id, kind, amount_minor in session.execute(_CHANGES, asked):
         if kind == ChangeKind.REFUND:
             sums[conversion_id] = sums.get(conversion_id, 0) + amount_minor
         elif kind == ChangeKind.CANCEL:

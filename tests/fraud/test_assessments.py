@@ -167,6 +167,19 @@ def test_nobodys_order_is_judged_and_not_flagged(
     assert list(check(session)) == []
 
 
+def test_a_test_order_is_judged_and_not_flagged(
+    engine: Engine, network: Make, now: datetime
+) -> None:
+    # A test order that goes on from another order has that one's publisher.
+    with unit_of_work(engine) as session:
+        made = network(session)
+        made.click(sec_fetch_dest="iframe")
+        assessment = assess(session, made.order(is_test=True), now=now)
+        assert assessment.action == "hold"
+        assert flags(session) == []
+        assert list(check(session)) == []
+
+
 def test_lost_click_record_accuses_nobody(session: Session, network: Make, now: datetime) -> None:
     made = network(session)
     found = assess(session, made.order(click_id="never stored", seconds=0), now=now)

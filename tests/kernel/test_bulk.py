@@ -62,3 +62,18 @@ def test_the_database_numbers_the_rows_in_their_order(engine: Engine) -> None:
     with reading(engine) as session:
         found = session.execute(sa.select(step.c.subject_id).order_by(step.c.seq)).scalars().all()
     assert found == [f"s{number}" for number in range(1500)]
+
+
+def test_a_row_that_is_there_already_takes_the_new_values_by_its_key(engine: Engine) -> None:
+    keep = bulk.Insert(TABLE, "id", "status", "proposed_by", "proposed_at", "skipped", key="id")
+    with unit_of_work(engine) as session:
+        INSERT(session, [row(1), row(2)])
+        keep(session, [row(2, status="approved", skipped=[{"a": 1}]), row(3)])
+
+    with reading(engine) as session:
+        found = session.exec(select(PayoutRun).order_by(col(PayoutRun.id))).all()
+        assert [(one.id, one.status, one.skipped) for one in found] == [
+            ("run_1", "draft", []),
+            ("run_2", "approved", [{"a": 1}]),
+            ("run_3", "draft", []),
+        ]

@@ -17,6 +17,7 @@ from kernel.money import (
     format_amount,
     parse_amount,
     round_fraction,
+    sum_exact,
 )
 
 
@@ -161,6 +162,12 @@ def test_parts_sum_to_the_total_and_stay_within_one(total: int, weights: list[in
     assert sum(parts) == total
     exact = [Fraction(total * weight, sum(weights)) for weight in weights]
     assert all(abs(part - share) < 1 for part, share in zip(parts, exact, strict=True))
+
+
+@given(st.lists(st.fractions(max_denominator=50)))
+def test_a_sum_is_exact_whether_amounts_are_whole_or_not(amounts: list[Fraction]) -> None:
+    total = sum_exact(amounts)
+    assert (total, type(total)) == (sum(amounts, Fraction(0)), Fraction)
 
 
 @pytest.mark.parametrize("weights", [[], [0, 0], [1, -1]])

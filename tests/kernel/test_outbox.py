@@ -1,5 +1,6 @@
 """Follow-ups: in order inside a lane, at least once, never twice at a time, never lost."""
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -319,6 +320,25 @@ def test_pauses_grow_and_the_last_attempt_parks_the_row(
     assert seen.subjects == ["a", "b", "a", "a"]
     with reading(engine) as session:
         assert outbox.pending(session) == 1
+
+
+def test_the_collector_rests_during_a_batch_and_goes_on_after_it_failed_or_not(
+    sqlite_engine: Engine, clock: Clock
+) -> None:
+    put(sqlite_engine, "a", "b")
+    rested: list[bool] = []
+
+    def act(_session: Session, subject: str, _now: datetime) -> None:
+        rested.append(not gc.isenabled())
+        if subject == "b":
+            raise ValueError(subject)
+
+    limits = Limits(batch_milliseconds=200, attempts_max=1, lease_seconds=60)
+    handlers = {"k": (each(act),)}
+    outbox.drain(sqlite_engine, handlers, owner="w", limits=limits, clock=clock)
+
+    assert (set(rested), gc.isenabled()) == ({True}, True)
+    assert [row.done_at is not None for row in rows(sqlite_engine)] == [True, False]
 
 
 def test_a_kind_that_nobody_handles_is_parked_and_stops_nobody(

@@ -107,6 +107,12 @@ def test_sound_books_pass(books: Engine, settings: Settings) -> None:
         (5, "UPDATE commission SET claimed_minor = 0 WHERE claimed_minor > 0", "payouts claim"),
         (6, "UPDATE commission SET reason = '' WHERE status = 'declined'", "without a reason"),
         (1, "UPDATE click_day SET clicks = clicks + 1 WHERE clicks = 1", "2 counted, 1 stored"),
+        (9, "UPDATE attribution_share SET denominator = 3", "its shares sum to 1/3"),
+        (9, "UPDATE attribution_share SET numerator = 2", "its shares sum to 2"),
+        (9, "UPDATE attribution_share SET numerator = 0", "not more than nothing"),
+        (9, "UPDATE attribution_share SET denominator = 0", "not more than nothing"),
+        (9, "DELETE FROM attribution_share", "its shares sum to 0"),
+        (9, "UPDATE attribution SET publisher_id = NULL", "has shares, and nobody is paid"),
     ],
 )
 def test_what_was_broken_is_named(

@@ -18,7 +18,15 @@ from kernel.keys import Keys
 from kernel.outbox import OutboxRow
 from network import programs, publishers
 from network.models import MembershipStatus
-from tracker import attribution, attribution_facts, attribution_terms, coupons, orders, recording
+from tracker import (
+    attribution,
+    attribution_checks,
+    attribution_facts,
+    attribution_terms,
+    coupons,
+    orders,
+    recording,
+)
 from tracker.attribution import AlreadyAttributed, Attributed, NotAssignable, NotAttributed
 from tracker.click_ids import ClickIdSigner
 from tracker.coupons import CouponTaken
@@ -430,6 +438,45 @@ def test_an_order_inherits_from_the_order_that_it_refers_to(house: House) -> Non
     house.member("deals", MembershipStatus.SUSPENDED)
     house.order(parent_order_id="first")
     assert house.shares("cnv_3") == [("blog", "1/1", "initiator")]
+
+
+def test_shares_that_are_not_one_whole_are_found(house: House) -> None:
+    house.publish({"model": "position", "params": {"first_percent": 50, "last_percent": 30}})
+    clicks = [
+        house.click(one, timedelta(days=days))
+        for one, days in (("blog", 3), ("deals", 2), ("video", 1))
+    ]
+    house.order(click_ids=tuple(clicks), click_id=clicks[-1])
+    # Not alike: 1/2, 1/5 and 3/10.
+    assert len({weight.partition("/")[2] for _, weight, _ in house.shares("cnv_1")}) == 3
+    house.order()
+    assert list(attribution_checks.check(house.session)) == []
+
+    house.session.add(
+        AttributionShare(
+            conversion_id="cnv_1",
+            position=3,
+            publisher_id=house.ids["blog"],
+            numerator=1,
+            denominator=7,
+            role="contributor",
+        )
+    )
+    house.session.add(
+        AttributionShare(
+            conversion_id="cnv_2",
+            position=0,
+            publisher_id=house.ids["blog"],
+            numerator=1,
+            denominator=1,
+            role="converter",
+        )
+    )
+    house.session.flush()
+    assert list(attribution_checks.check(house.session)) == [
+        ("cnv_1", "its shares sum to 8/7"),
+        ("cnv_2", "has shares, and nobody is paid"),
+    ]
 
 
 def test_a_named_publisher_counts_only_where_the_program_says_so(house: House) -> None:

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from kernel.database import connect, reading, unit_of_work
 from network.models import Program, Publisher
 from tests import make
-from tracker import click_days, click_rows, clicks, day_files, visitors
+from tracker import click_days, click_rows, clicks, day_files, seen_clicks, visitors
 from tracker.click_ids import ClickIdSigner, time_of
 from tracker.day_files import COLUMNS, Place
 from tracker.models import Click, ClickDay, VisitorSalt
@@ -120,9 +120,9 @@ def test_a_window_over_midnight_counts_both_days(engine: Engine, keep: Any) -> N
 def test_visitors_of_many_clicks_are_counted_as_those_of_each(
     engine: Engine, keep: Any, monkeypatch: pytest.MonkeyPatch, rows_max: int
 ) -> None:
-    monkeypatch.setattr(clicks, "_ROWS_COUNTED_MAX", rows_max)
+    monkeypatch.setattr(seen_clicks, "_ROWS_COUNTED_MAX", rows_max)
     midnight, hour = datetime(2026, 3, 10, tzinfo=UTC), timedelta(hours=1)
-    seen = [
+    kept = [
         keep(midnight + timedelta(seconds=seconds), visitor_key=visitor)
         for seconds, visitor in (
             *((-3600, "v"), (-3599, "v"), (-1, "v"), (0, "v"), (1, "v"), (3600, "v")),
@@ -130,7 +130,9 @@ def test_visitors_of_many_clicks_are_counted_as_those_of_each(
         )
     ]
     with reading(engine) as session:
-        counts = clicks.counts_of_visitors(session, seen, span=hour, count_max=3)
+        found = seen_clicks.find_many(session, [click.id for click in kept])
+        seen = [found[click.id] for click in kept]
+        counts = seen_clicks.counts_of_visitors(session, seen, span=hour, count_max=3)
         expected = {
             click.id: clicks.count_of_visitor(
                 session,
@@ -142,9 +144,50 @@ def test_visitors_of_many_clicks_are_counted_as_those_of_each(
             )
             for click in seen
         }
-        assert clicks.counts_of_visitors(session, [], span=hour, count_max=3) == {}
+        assert seen_clicks.counts_of_visitors(session, [], span=hour, count_max=3) == {}
     assert counts == expected
     assert [counts[click.id] for click in seen] == [1, 2, 3, 3, 3, 2, 1, 1]
+
+
+def test_what_orders_read_of_clicks_is_what_their_rows_say(engine: Engine, keep: Any) -> None:
+    clicks_kept = [
+        keep(NOW - 3 * DAY, sub_ids={"s1": "\u00e9 x"}, visitor_key="v", link="go", duplicates=2),
+        keep(NOW, imported=True, is_hosting=True, country="DE", sec_purpose="prefetch"),
+        keep(NOW + timedelta(microseconds=1000), unbillable_reason="paused", carried_clicks=3),
+    ]
+    ids = [click.id for click in clicks_kept]
+    with reading(engine) as session:
+        seen = seen_clicks.find_many(session, [*ids, make.click_id(NOW), "no id", ""])
+        found = clicks.find_many(session, ids)
+    assert seen.keys() == set(ids)
+    for click_id, one in seen.items():
+        row = found[click_id]
+        assert one == seen_clicks.Seen(*(getattr(row, name) for name in one._fields))
+        assert [type(value) for value in one] == [type(getattr(row, name)) for name in one._fields]
+
+
+def test_a_click_is_read_once_a_session_and_a_late_one_is_found(
+    engine: Engine, parties: tuple[Program, Publisher]
+) -> None:
+    late = make.click_id(NOW, "late")
+    with unit_of_work(engine) as session:
+        first = make.click(session, *parties, at=NOW)
+        assert seen_clicks.find_many(session, [first.id, late]).keys() == {first.id}
+        make.click(session, *parties, at=NOW, id=late)
+        seen = seen_clicks.find_many(session, [first.id, late])
+        assert seen.keys() == {first.id, late}
+        again = seen_clicks.find_many(session, [first.id])
+        assert again[first.id] is seen[first.id]
+
+
+def test_clicks_of_a_day_that_was_let_go_are_not_seen(engine: Engine, keep: Any) -> None:
+    gone, left = keep(NOW - 40 * DAY), keep(NOW - DAY)
+    with reading(engine) as session:
+        assert len(seen_clicks.find_many(session, [gone.id, left.id])) == 2
+    open_since(engine, NOW - 40 * DAY)
+    click_days.retire(engine, keep_days=30, now=NOW)
+    with reading(engine) as session:
+        assert seen_clicks.find_many(session, [gone.id, left.id]).keys() == {left.id}
 
 
 def test_days_are_let_go_after_their_time_and_not_before(engine: Engine, keep: Any) -> None:
@@ -219,7 +262,7 @@ def test_a_file_that_a_crash_left_goes_the_next_time(sqlite_engine: Engine) -> N
     assert files.places() == []
 
 
-def test_few_files_stay_open(tmp_path: Path) -> None:
+def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = day_files.DayFiles(tmp_path / "clicks")
     places = [Place(date(2026, 1, day)) for day in range(1, 20)]
     for place in places:
@@ -228,6 +271,14 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
         assert files.reader(place) is not None
     assert files.places() == places
     assert len(files._readers) == len(files._writers) == day_files.OPEN_MAX
+    monkeypatch.setattr(day_files, "IDLE_MAX", 5)
+    for place in places:
+        assert files.rows(place, "SELECT count(*) FROM click WHERE id = ?", ("x",)) == [(0,)]
+    assert len(files._idle) == 5
+    with pytest.raises(sqlite3.OperationalError):
+        files.rows(places[-1], "SELECT nothing FROM click", ())
+    assert len(files._idle) == 4
+    assert files.rows(Place(date(2027, 1, 1)), "SELECT 1 FROM click", ()) == []
     files.close()
     assert [path.name for path in files.folder.iterdir() if path.suffix != ".db"] == []
 

@@ -116,6 +116,35 @@ def test_an_order_that_came_in_declined_is_taken_back_until_approved(books: Book
     assert list(books.sums().values()) == [(1, 10_000, 0, 0)]
 
 
+def test_orders_that_are_booked_are_counted_with_what_they_earn(books: Books) -> None:
+    order, test_order = books.sale(), books.sale(is_test=True)
+    nobody_s = make.conversion(books.session, books.program, None, country="FR")
+    ids = [order.id, test_order.id, nobody_s.id]
+
+    def book() -> None:
+        tasks = [accruals.Task(accruals.ACCRUE, one) for one in ids]
+        accruals.book(books.session, tasks, counted=ids, now=books.now)
+
+    book()
+    [earned] = books.session.execute(sa.text("SELECT amount_minor FROM commission")).scalars()
+    counted = {
+        (books.who.number, "", "EUR"): (1, 10_000, 0, earned),
+        (0, "", "EUR"): (1, 10_000, 0, 0),
+    }
+    assert (earned > 0, books.sums()) == (True, counted)
+    # A second delivery books nothing and still counts, to the same sums.
+    book()
+    rollup_orders.refresh(books.session, ids)
+    assert books.sums() == counted
+
+    make.change(books.session, order, ChangeKind.REFUND, amount_minor=2_500)
+    task = accruals.Task(accruals.CHANGES, order.id)
+    accruals.book(books.session, [task], counted=[order.id], now=books.now)
+    [left] = books.session.execute(sa.text("SELECT amount_minor FROM commission")).scalars()
+    assert 0 < left < earned
+    assert books.sums()[books.who.number, "", "EUR"] == (1, 10_000, 2_500, left)
+
+
 def test_what_is_booked_is_what_is_earned(books: Books) -> None:
     order, other = books.sale(), books.sale(amount_minor=20_000)
     for one in (order, other):
