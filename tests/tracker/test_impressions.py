@@ -185,7 +185,7 @@ def test_an_impression_is_counted_once_wherever_the_shipper_stops(
             step=step,
         )
 
-    for name in ("read", "decoded", "claimed", "impressions", "moved", "committed"):
+    for name in ("read", "built", "claimed", "impressions", "moved", "committed"):
         with pytest.raises(Stopped):
             ship(name)
         assert sum(counted(engine).values()) == (5 if name == "committed" else 0)
