@@ -86,7 +86,6 @@ def classify(user_agent: str, *, max_chars: int = MAX_USER_AGENT_CHARS) -> Agent
 
 
 @lru_cache(maxsize=_CACHE_ENTRIES)
-@lru_cache(maxsize=_CACHE_ENTRIES)
 def is_preview(user_agent: str) -> bool:
     """Whether the agent says that it fetches a shared link for a preview of it."""
     return _PREVIEWS.search(user_agent.lower()) is not None
