@@ -91,7 +91,7 @@ def test_a_manager_reads_every_click_with_its_reason(
     said = text(card(page))
     assert world.publisher.name in unescape(said)
     for sentence in (
-        "Last click · 72 hours before the order",
+        "Last click · clicks up to 3 days before the order",
         "The last click before the order decides, and it was this publisher's.",
         "Note: checked by phone",
         "Nobody's until 2026-03-10 13:00 CET : The advertiser reported no click.",
