@@ -300,7 +300,7 @@ def test_audit_of_empty_books_names_every_invariant_that_holds() -> None:
 
     assert result.exit_code == 0
     assert [line.split(" ", 2)[:2] for line in result.output.splitlines()] == [
-        ["ok", str(number)] for number in range(1, 9)
+        ["ok", str(number)] for number in range(1, 10)
     ]
 
 

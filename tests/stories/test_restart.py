@@ -1,12 +1,14 @@
 """A server that loses its power, or one of its processes, and comes back with all it promised."""
 
 import itertools
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -84,6 +86,12 @@ class Shop:
 CLIENTS = 3
 
 
+def without_address(demo: dict[str, Any]) -> dict[str, Any]:
+    """What `demo.json` says, wherever the server listens."""
+    said: dict[str, Any] = json.loads(json.dumps(demo).replace(demo["base_url"], ""))
+    return said
+
+
 def test_a_killed_server_ends_whole_and_comes_back_with_everything(
     demo_copy: Path, open_house: Callable[..., House]
 ) -> None:
@@ -113,7 +121,7 @@ def test_a_killed_server_ends_whole_and_comes_back_with_everything(
     shop.check()
     assert promised_before.items() < shop.promised.items()
     # The same logins and keys as before; only the port is another.
-    assert {**house.demo, "base_url": ""} == {**demo_before, "base_url": ""}
+    assert without_address(house.demo) == without_address(demo_before)
     house.stop()
     assert house.audit().returncode == 0
 
