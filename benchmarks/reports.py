@@ -1,18 +1,24 @@
 """Reports from roll-ups against the same sums read from the click table, on SQLite.
 
 Three million clicks of thirty days, two hundred publishers and forty countries (Zipf), are put into
-the click table with its indexes and, in batches as the shipper makes them, into the roll-ups. Both
+the files of their days with their indexes and, in batches as the shipper makes them, into the
+roll-ups. Both
 answers are compared before anything is timed. The upkeep is what the roll-ups add to a batch,
-measured beside the insertion of the same rows into the click table.
+measured beside the insertion of the same rows into those files.
 """
 
+import json
+import os
+import platform
 import random
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +36,14 @@ from network.access import Actor
 from network.models import Role
 from server import migrate
 from tests import make
-from tracker import reports
+from tracker import click_days, day_files, reports
+from tracker.day_files import COLUMNS
 from tracker.models import Click
 from tracker.reports import Question
 
 CLICKS = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000_000
 DAYS, PUBLISHERS, PROGRAMS, COUNTRIES = 30, 200, 4, 40
-BATCHES = (500, 5_000)
+BATCHES = (500, 10_000)
 END = datetime(2026, 3, 31, tzinfo=UTC)
 AGENTS = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605 Mobile/15E148",
@@ -109,17 +116,38 @@ def fill(engine: Engine, size: int) -> tuple[list[str], float, float]:
     with unit_of_work(engine) as session:
         made, sites = parties(session)
     inserting, rolling = 0.0, 0.0
-    insert = sa.insert(Click)
     for batch in rows(made, sites, size):
+        stored = by_day(batch)
+        start = time.perf_counter()
+        places = click_days.open_days(engine, list(stored), now=END)
+        for day, of_day in stored.items():
+            click_days.write_file(engine, places[day], of_day)
+        with unit_of_work(engine) as session:
+            added = {day: (len(of_day), END) for day, of_day in stored.items()}
+            click_days.added(session, added, places)
+        inserting += time.perf_counter() - start
         with unit_of_work(engine) as session:
             start = time.perf_counter()
-            session.execute(insert, batch)
-            middle = time.perf_counter()
             make.count_clicks(session, batch)
-            rolling += time.perf_counter() - middle
-            inserting += middle - start
+        rolling += time.perf_counter() - start
     checkpoint(engine)
     return sites, inserting, rolling
+
+
+def by_day(batch: list[dict[str, Any]]) -> dict[date, list[tuple[Any, ...]]]:
+    """Finished rows, as the shipper makes them, under their days."""
+    found: dict[date, list[tuple[Any, ...]]] = {}
+    for number, row in enumerate(batch):
+        facts = row | {
+            "at": row["at"].isoformat(" ", "microseconds")[:26],
+            "sub_ids": json.dumps(row["sub_ids"]),
+            "parameters": "{}",
+            "carried_clicks": 0,
+            "origin": number,
+        }
+        made = tuple((day_files.EMPTY | facts)[name] for name in COLUMNS)
+        found.setdefault(click_days.day_of(row["at"]), []).append(made)
+    return found
 
 
 def best(function: Callable[[], Any], times: int = 5) -> float:
@@ -142,8 +170,13 @@ def scan(engine: Engine, publisher_id: str | None, key: Any) -> dict[Any, int]:
     )
     if publisher_id is not None:
         query = query.where(table.c.publisher_id == publisher_id)
+    found: Counter[Any] = Counter()
     with reading(engine) as session:
-        return {row[0]: row[1] for row in session.execute(query)}
+        for day in click_days.kept(session):
+            with click_days.reading_day(session, day) as of_day:
+                if of_day is not None:
+                    found.update({row[0]: row[1] for row in of_day.execute(query)})
+    return dict(found)
 
 
 def report(engine: Engine, actor: Actor, groups: tuple[str, ...]) -> reports.Report:
@@ -190,13 +223,19 @@ def sizes(engine: Engine) -> str:
     with reading(engine) as session:
         counts = {
             name: session.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one()  # noqa: S608
-            for name in ("click", "rollup_hour", "rollup_day", "rollup_visitor")
+            for name in ("rollup_hour", "rollup_day", "rollup_visitor")
         }
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def main() -> None:
-    lines = [f"{CLICKS:,} clicks, {DAYS} days, {PUBLISHERS} publishers, {COUNTRIES} countries"]
+    lines = [
+        f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"machine   {platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
+        f"load      {os.getloadavg()[0]:.1f}",
+        f"python    {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+        f"{CLICKS:,} clicks, {DAYS} days, {PUBLISHERS} publishers, {COUNTRIES} countries",
+    ]
     for size in BATCHES:
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(data_dir=Path(folder))
@@ -207,7 +246,7 @@ def main() -> None:
                 "",
                 f"batches of {size:,}",
                 (
-                    f"  click table {1e6 * inserting / CLICKS:.1f} us a click, "
+                    f"  click rows {1e6 * inserting / CLICKS:.1f} us a click, "
                     f"roll-ups {1e6 * rolling / CLICKS:.1f} us a click "
                     f"({rolling / inserting:.2f} of the insertion)"
                 ),
