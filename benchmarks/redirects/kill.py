@@ -6,6 +6,7 @@ the server ships what its journals hold, and every promise must be a row, once.
 
 import asyncio
 import os
+import platform
 import random
 import re
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import uvloop
 from benchmarks.redirects.load import request_bytes
 from benchmarks.redirects.machine import REPOSITORY, free_port, python, tree
 
+RESULT = Path(__file__).resolve().parents[1] / "results" / "kill.txt"
 CLIENTS = 32
 PAUSE_SECONDS = (0.5, 4.0)
 SUPERVISOR_EVERY = 5
@@ -185,7 +188,7 @@ def run(folder: Path, *, clicks: int, seconds_max: float) -> int:
     house = House(data, port)
     clients = Clients(port, clicks)
     house.start()
-    began = time.monotonic()
+    began, began_at, load = time.monotonic(), datetime.now(UTC), os.getloadavg()[0]
     try:
         killed = uvloop.run(_drive(house, clients, seconds_max))
         drove = time.monotonic() - began
@@ -194,13 +197,17 @@ def run(folder: Path, *, clicks: int, seconds_max: float) -> int:
         house.stop()
     missing = len(clients.promised - found)
     doubled = rows - len(found)
-    print(
+    said = (
+        f"{began_at:%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, "
+        f"{platform.machine()}, {os.cpu_count()} processors, load {load:.1f}\n"
         f"{len(clients.promised)} clicks promised in {drove:.0f} s, {clients.untracked} sent on "
         f"without an id, {clients.cut_off} connections cut off\n"
         f"killed: {killed}\n"
         f"rows {rows}, of them not promised {len(found - clients.promised)}, "
-        f"promised but missing {missing}, doubled {doubled}"
+        f"promised but missing {missing}, doubled {doubled}\n"
     )
+    print(said, end="")
+    RESULT.write_text(said)
     return 0 if not missing and not doubled and clients.promised else 1
 
 
