@@ -18,15 +18,18 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from sqlalchemy.engine import Engine
 
-from kernel.database import connect
+from kernel.database import connect, reading
 from kernel.money import format_amount
 from kernel.settings import Settings
-from server import audit, reconcile, replay
+from server import audit, backlog, reconcile, replay
 from server.retail import CURRENCY, Book, read
 
 _LOG_EVERY_SECONDS = 5.0
 _ROWS_SHOWN = 20
+_IDLE_SECONDS_MAX = 60.0
+_IDLE_PAUSE_SECONDS = 0.2
 
 
 class Reporter:
@@ -196,6 +199,7 @@ def _say_reconciliation(console: Console, result: reconcile.Reconciliation) -> N
 def _audit(console: Console, configured: Settings) -> bool:
     engine = connect(configured.database)
     try:
+        _wait_until_idle(engine, configured)
         findings = list(audit.run(engine, configured))
     finally:
         engine.dispose()
@@ -204,3 +208,14 @@ def _audit(console: Console, configured: Settings) -> bool:
     if not findings:
         console.print("audit: every invariant holds")
     return not findings
+
+
+def _wait_until_idle(engine: Engine, configured: Settings) -> None:
+    """Let what was acknowledged last arrive: repeats, too, are journalled and counted."""
+    deadline = time.monotonic() + _IDLE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        with reading(engine) as session:
+            under_way = backlog.status(session, configured.data_dir)
+        if not (under_way["journal_bytes"] or under_way["outbox_pending"]):
+            return
+        time.sleep(_IDLE_PAUSE_SECONDS)
