@@ -11,16 +11,18 @@ from network.models import Role
 class StatusReply(BaseModel):
     """All 0: everything that was acknowledged is in the database and booked.
 
+    `uploads_open` counts files of orders that are not worked to their end.
     `outbox_parked` counts follow-ups that failed too often and wait for a person.
     """
 
+    uploads_open: int
     journal_bytes: int
     outbox_pending: int
     outbox_parked: int
 
 
 def read_status(call: Call) -> StatusReply:
-    """The backlog: journal not yet in the database, follow-ups not yet done, follow-ups parked."""
+    """The backlog: files not yet worked, journal not yet in the database, follow-ups to be done."""
     # Set by the server, which alone knows about journals and the outbox together.
     return StatusReply.model_validate(call.request.app.state.backlog(call.session))
 

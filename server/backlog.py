@@ -11,7 +11,7 @@ from kernel import clock, outbox
 from kernel.database import reading
 from kernel.http import Context
 from kernel.outbox import OutboxRow
-from tracker import shipper
+from tracker import shipper, uploads
 from tracker.models import JournalPosition
 
 _OUTBOX = Gauge("tallystick_outbox_pending", "Follow-ups not done yet")
@@ -37,7 +37,9 @@ def measure(context: Context) -> None:
 
 def status(session: Session, data_dir: Path) -> dict[str, Any]:
     """What is under way, as numbers: all 0 means that everything acknowledged is booked."""
+    # In the order in which work moves on, so that nothing is between two looks.
     return {
+        "uploads_open": len(uploads.open_ids(session)),
         "journal_bytes": journal_bytes(session, data_dir),
         "outbox_pending": outbox.pending(session),
         "outbox_parked": _parked(session),

@@ -268,7 +268,8 @@ class Player:
         most = 0
         while time.monotonic() < deadline:
             status = self._get("/v1/status", {})
-            left = status["outbox_pending"] + (1 if status["journal_bytes"] else 0)
+            left = status["uploads_open"] + status["outbox_pending"]
+            left += 1 if status["journal_bytes"] else 0
             most = max(most, left)
             self._progress("booking", most - left, most)
             if left == 0:

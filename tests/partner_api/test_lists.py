@@ -263,6 +263,7 @@ def test_rate_limits(sqlite_engine: Engine, settings: Settings, world: World) ->
 
 def test_the_backlog_is_for_managers(api: Api, world: World) -> None:
     assert api.get(world.manager, "/v1/status").json() == {
+        "uploads_open": 3,
         "journal_bytes": 7,
         "outbox_pending": 2,
         "outbox_parked": 1,

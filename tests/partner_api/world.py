@@ -178,6 +178,7 @@ class Api:
         self.app = Starlette(routes=partner_api.app.routes(()))
         self.app.state.context = context
         self.app.state.backlog = lambda _session: {
+            "uploads_open": 3,
             "journal_bytes": 7,
             "outbox_pending": 2,
             "outbox_parked": 1,

@@ -32,7 +32,9 @@ def test_a_fresh_installation_is_well(settings: Settings) -> None:
 
     assert answers["data folder"] == [("ok", str(settings.data_dir))]
     assert answers["database"] == [("ok", "sqlite")]
-    assert answers["backlog"] == [("ok", "journal_bytes 0, outbox_pending 0, outbox_parked 0")]
+    assert answers["backlog"] == [
+        ("ok", "uploads_open 0, journal_bytes 0, outbox_pending 0, outbox_parked 0")
+    ]
     assert answers["clicks"] == [("ok", "none yet")]
     assert answers["geo"] == [
         ("ok", "built-in registry and cloud ranges; no *.mmdb in use"),
