@@ -1,7 +1,7 @@
 """Databases as users have them: migrated SQLite files, PostgreSQL where it runs.
 
-Every test gets a database of its own: SQLite copies a migrated template file, PostgreSQL creates
-a database from a migrated template. Nothing is mocked.
+Every test gets a database as the migrations leave it: SQLite copies a migrated template file,
+PostgreSQL has one database a process, which is emptied after each test. Nothing is mocked.
 """
 
 import os
@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine, make_url
 import server.tables  # noqa: F401 - registers every table
 from kernel.database import checkpoint, connect
 from kernel.settings import Settings
+from tests.databases import PostgresDatabase, administer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUIRE_SERVICES = os.environ.get("TALLYSTICK_REQUIRE_SERVICES") == "1"
@@ -105,18 +106,6 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def _administer(statement: str) -> None:
-    url = make_url(POSTGRES_URL).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(
-        url, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3}
-    )
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(statement)
-    finally:
-        engine.dispose()
-
-
 def _database(name: str) -> str:
     return make_url(POSTGRES_URL).set(database=name).render_as_string(hide_password=False)
 
@@ -126,7 +115,7 @@ def postgres_template() -> Iterator[str]:
     """The name of a migrated PostgreSQL template database."""
     name = f"tallystick_template_{uuid.uuid4().hex[:12]}"
     try:
-        _administer(f"CREATE DATABASE {name}")
+        administer(POSTGRES_URL, f"CREATE DATABASE {name}")
     except sa.exc.OperationalError:
         if REQUIRE_SERVICES:
             raise
@@ -135,18 +124,22 @@ def postgres_template() -> Iterator[str]:
         _migrate(_database(name))
         yield name
     finally:
-        _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        administer(POSTGRES_URL, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_template: str) -> Iterator[PostgresDatabase]:
+    """The database that the tests of this process use in turn."""
+    database = PostgresDatabase(POSTGRES_URL, postgres_template)
+    yield database
+    database.drop()
 
 
 @pytest.fixture
-def postgres_url(postgres_template: str) -> Iterator[str]:
-    """A migrated PostgreSQL database of this test's own."""
-    name = f"tallystick_test_{uuid.uuid4().hex[:12]}"
-    _administer(f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    try:
-        yield _database(name)
-    finally:
-        _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+def postgres_url(postgres_database: PostgresDatabase) -> Iterator[str]:
+    """A migrated PostgreSQL database with nothing in it."""
+    yield postgres_database.url
+    postgres_database.reset()
 
 
 @pytest.fixture
@@ -154,11 +147,11 @@ def empty_postgres_url(postgres_template: str) -> Iterator[str]:
     """A PostgreSQL database without any table, for migrations on their way."""
     del postgres_template  # It says whether there is a server.
     name = f"tallystick_test_{uuid.uuid4().hex[:12]}"
-    _administer(f"CREATE DATABASE {name}")
+    administer(POSTGRES_URL, f"CREATE DATABASE {name}")
     try:
         yield _database(name)
     finally:
-        _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        administer(POSTGRES_URL, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
