@@ -8,7 +8,7 @@ from kernel.errors import Forbidden, NotFound
 from kernel.http import Call, Endpoint
 from network import programs, publishers
 from network.access import require
-from network.models import Program, Publisher, Role
+from network.models import MembershipStatus, Program, ProgramStatus, Publisher, Role
 from partner_api import lookups
 from partner_api.schemas import path_id
 
@@ -20,6 +20,12 @@ class ProgramTrackingBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    status: ProgramStatus | None = Field(
+        None, description="Clicks of a paused program go to the fallback page and cannot earn."
+    )
+    landing_url: _Page | None = Field(
+        None, description="Where links lead; may hold macros. Its host is allowed from now on."
+    )
     fallback_url: _Page | None = Field(
         None, description="Where visitors go from a dead link; empty: the network's page."
     )
@@ -35,6 +41,7 @@ class ProgramTracking(BaseModel):
     """How links of a program are followed."""
 
     program_id: str
+    status: ProgramStatus
     landing_url: str
     allowed_domains: list[str]
     fallback_url: str
@@ -59,6 +66,22 @@ class PublisherTracking(BaseModel):
     fallback_url: str
 
 
+class MemberBody(BaseModel):
+    """The publisher's place in the program."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: MembershipStatus
+
+
+class MemberView(BaseModel):
+    """A publisher's place in a program. Only clicks of an approved one can earn."""
+
+    program_id: str
+    publisher_id: str
+    status: MembershipStatus
+
+
 def read_program(call: Call) -> ProgramTracking:
     """How links of the program are followed."""
     return _program_view(_program(call))
@@ -70,17 +93,42 @@ def change_program(call: Call) -> ProgramTracking:
     `fallback_url` is for visitors of a paused program, a retired link or a publisher that is no
     member. Everybody who sees the program may read it; its advertiser and managers change it.
     """
-    program = _program(call)
+    program, body, actor = _program(call), call.body, str(call.actor)
+    if body.status is not None:
+        programs.set_status(call.session, program, status=body.status, actor=actor, now=call.now)
+    if body.landing_url is not None:
+        programs.set_landing(
+            call.session, program, landing_url=body.landing_url, actor=actor, now=call.now
+        )
     programs.set_tracking(
         call.session,
         program,
-        fallback_url=call.body.fallback_url,
-        click_parameter=call.body.click_parameter,
-        requires_signed_links=call.body.requires_signed_links,
-        actor=str(call.actor),
+        fallback_url=body.fallback_url,
+        click_parameter=body.click_parameter,
+        requires_signed_links=body.requires_signed_links,
+        actor=actor,
         now=call.now,
     )
     return _program_view(program)
+
+
+def set_member(call: Call) -> MemberView:
+    """Approve, suspend or set back a publisher in a program; trackers know within seconds.
+
+    Managers add any publisher; an advertiser decides on those that have a place in its program.
+    What was recorded stays as it is. A repeat changes nothing.
+    """
+    membership = publishers.set_membership(
+        call.session,
+        program=_program(call),
+        publisher=lookups.visible_publisher(
+            call.session, call.actor, path_id(call, "publisher_id")
+        ),
+        status=call.body.status,
+        actor=str(call.actor),
+        now=call.now,
+    )
+    return MemberView.model_validate(membership, from_attributes=True)
 
 
 def read_publisher(call: Call) -> PublisherTracking:
@@ -116,6 +164,7 @@ def _publisher(call: Call) -> Publisher:
 def _program_view(program: Program) -> ProgramTracking:
     return ProgramTracking(
         program_id=program.id,
+        status=ProgramStatus(program.status),
         landing_url=program.landing_url,
         allowed_domains=program.allowed_domains,
         fallback_url=program.fallback_url,
@@ -152,6 +201,19 @@ ENDPOINTS = (
         roles=_PROGRAM_ROLES,
         body=ProgramTrackingBody,
         reply=ProgramTracking,
+        writes=True,
+        errors=(Forbidden, NotFound),
+    ),
+    Endpoint(
+        method="PUT",
+        path="/v1/programs/{id}/members/{publisher_id}",
+        handler=set_member,
+        summary="Decide on a publisher's place in a program",
+        tag="Programs",
+        guard=require(*_PROGRAM_ROLES),
+        roles=_PROGRAM_ROLES,
+        body=MemberBody,
+        reply=MemberView,
         writes=True,
         errors=(Forbidden, NotFound),
     ),

@@ -11,6 +11,7 @@ from kernel import clock, outbox
 from kernel.database import reading
 from kernel.http import Context
 from kernel.outbox import OutboxRow
+from server import journal_gauges
 from tracker import shipper, uploads
 from tracker.models import JournalPosition
 
@@ -19,20 +20,21 @@ _PARKED = Gauge(
     "tallystick_outbox_parked", "Follow-ups that failed too often and wait for a person"
 )
 _AGE = Gauge("tallystick_outbox_oldest_seconds", "Age of the oldest follow-up not done yet")
-_JOURNAL = Gauge("tallystick_journal_backlog_bytes", "Journal of this node not yet in the database")
 _SHIPPED = Gauge("tallystick_events_shipped", "Events in the database, by kind", ["kind"])
 _DATABASE = Gauge("tallystick_database_reachable", "1 when the database answers")
 
 
 def measure(context: Context) -> None:
     """Set the gauges; an unreachable database is a gauge, not an error."""
+    journals, now = context.settings.data_dir / "journal", clock.now()
     try:
         with reading(context.engine) as session:
             _measure_database(session)
-            _JOURNAL.set(journal_bytes(session, context.settings.data_dir))
+            journal_gauges.measure(session, journals, now=now)
         _DATABASE.set(1)
     except sa.exc.SQLAlchemyError:
         _DATABASE.set(0)
+        journal_gauges.measure(None, journals, now=now)
 
 
 def status(session: Session, data_dir: Path) -> dict[str, Any]:

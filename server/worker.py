@@ -50,6 +50,7 @@ def _transport(configured: settings.Settings) -> dict[str, Any]:
         return {"broker_url": configured.broker_url}
     return {
         "broker_url": "filesystem://",
+        "broker_transport": "server.folder_broker:Transport",
         "broker_transport_options": _folder_transport(configured.data_dir / "broker"),
     }
 

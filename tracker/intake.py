@@ -385,8 +385,9 @@ async def accept_change(
 
     An order just reported may still be on its way there; it is waited for, for at most
     `intake_wait_milliseconds`; not `patient`, only when this process acknowledged it.
-    InvalidInput, OrderUnknown, RefundExceedsOrder or ChangeConflict when it may not be; while the
-    database is away it is journalled unchecked.
+    InvalidInput, OrderUnknown, RefundExceedsOrder or ChangeConflict when it may not be. It is
+    journalled unchecked, behind its order, while the database is away, or still waits for
+    an order that this process acknowledged.
     """
     event = changes.event_of(values) or orders.DEFAULT_EVENT
     subject = changes.Subject(
@@ -400,8 +401,8 @@ async def accept_change(
     )
     change = changes.parse_change(kind, values, subject, key=node.conversion_key, now=now)
     async with node.claims.hold([(program.id, order_id, event)]):
-        is_expected = patient or bool(node.claims.reports((program.id, order_id, event)))
-        duplicate = await _check_change(node, change, is_expected=is_expected)
+        is_here = bool(node.claims.reports((program.id, order_id, event)))
+        duplicate = await _check_change(node, change, patient=patient, is_here=is_here)
         if not duplicate:
             await node.journal.append(events.encode(change))
             node.claims.remember_change(change)
@@ -419,7 +420,7 @@ async def accept_change(
 
 
 async def _check_change(
-    node: TrackerNode, change: ChangeReported, *, is_expected: bool
+    node: TrackerNode, change: ChangeReported, *, patient: bool, is_here: bool
 ) -> bool | None:
     unshipped = node.claims.changes(change.conversion_id)
 
@@ -427,12 +428,15 @@ async def _check_change(
         with reading(node.engine) as session:
             return changes.check(session, change, unshipped=unshipped)
 
-    wait_milliseconds = node.settings.intake_wait_milliseconds if is_expected else 0
+    wait_milliseconds = node.settings.intake_wait_milliseconds if patient or is_here else 0
     deadline = monotonic() + wait_milliseconds / 1000
     while True:
         try:
             return await asyncio.to_thread(look)
         except changes.OrderUnknown:
+            # Who has our receipt for the order must not hear that it is unknown.
+            if monotonic() >= deadline and is_here:
+                return None
             if monotonic() >= deadline:
                 raise
         except sa.exc.SQLAlchemyError:

@@ -4,7 +4,6 @@ Clicks never change, so what a session has read of one stays right for as long a
 lives. One that was not there may still come, and is looked for again.
 """
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -12,17 +11,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Session
 
-from tracker import click_days, clicks, day_files
+from tracker import click_days, day_files
 from tracker.click_ids import time_of
 from tracker.day_files import Place
 from tracker.models import ClickDay
 
 _MEMO: Final = "seen_clicks"
 _MEMO_CLICKS_MAX: Final = 10_000
-# Times of clicks read at once to count visitors; beyond it each visitor is counted with a limit.
-_ROWS_COUNTED_MAX: Final = 20_000
 
 
 class Seen(NamedTuple):
@@ -62,22 +60,26 @@ _BY_ID_IN_FILE: Final = (
     f"SELECT {', '.join(Seen._fields)} FROM click "  # noqa: S608 - our own columns
     "WHERE id IN (SELECT value FROM json_each(?))"
 )
-_TIMES: Final = (
-    sa.select(_click.c.program_id, _click.c.visitor_key, _click.c.at)
-    .where(
-        _click.c.visitor_key.in_(sa.bindparam("visitors", expanding=True)),
-        _click.c.at >= sa.bindparam("first"),
-        _click.c.at < sa.bindparam("end"),
-        _click.c.at > sa.bindparam("after"),
-        _click.c.at <= sa.bindparam("until"),
-    )
-    .order_by(_click.c.at)
-    .limit(sa.bindparam("limit"))
+# A visitor of a hundred thousand clicks costs no more than one of `count_max`: the limit stands
+# inside, for each click by itself.
+_COUNTS: Final = sa.text(
+    "SELECT asked.id, (SELECT count(*) FROM (SELECT 1 FROM click"
+    " WHERE click.visitor_key = asked.visitor AND click.program_id = asked.program"
+    " AND click.at > asked.after AND click.at <= asked.until"
+    " AND click.at >= :first AND click.at < :end LIMIT :limit) AS found)"
+    " FROM unnest(:ids, :visitors, :programs, :afters, :untils)"
+    " AS asked (id, visitor, program, after, until)"
+).bindparams(
+    *(sa.bindparam(name, type_=ARRAY(sa.Text)) for name in ("ids", "visitors", "programs")),
+    *(sa.bindparam(name, type_=ARRAY(sa.DateTime(timezone=True))) for name in ("afters", "untils")),
 )
-_TIMES_IN_FILE: Final = (
-    "SELECT program_id, visitor_key, at FROM click "
-    "WHERE visitor_key IN (SELECT value FROM json_each(?)) AND at > ? AND at <= ? "
-    "ORDER BY at LIMIT ?"
+_COUNTS_IN_FILE: Final = (
+    "SELECT json_extract(asked.value, '$[0]'), (SELECT count(*) FROM (SELECT 1 FROM click"
+    " WHERE click.visitor_key = json_extract(asked.value, '$[1]')"
+    " AND click.program_id = json_extract(asked.value, '$[2]')"
+    " AND click.at > json_extract(asked.value, '$[3]')"
+    " AND click.at <= json_extract(asked.value, '$[4]') LIMIT ?))"
+    " FROM json_each(?) AS asked"
 )
 
 
@@ -128,65 +130,44 @@ def counts_of_visitors(
 ) -> dict[str, int]:
     """By click id: as `clicks.count_of_visitor` for the time of `span` up to and with each click.
 
-    One statement for each day that is looked into, unless visitors are so busy that their clicks
-    have to be counted with a limit.
+    One statement for each day that is looked into.
     """
     by_day: defaultdict[date, list[Seen]] = defaultdict(list)
     for click in seen:
         for day in click_days.days_between(click.at - span, click.at):
             by_day[day].append(click)
-    times: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
+    counts = {click.id: 0 for click in seen}
     # The last days first: they were read last, and their files may still be open.
     for row in _kept(session, sorted(by_day, reverse=True)):
-        found = _times(session, row, by_day[row.day], span=span)
-        if len(found) == _ROWS_COUNTED_MAX:
-            return _counts_one_by_one(session, seen, span=span, count_max=count_max)
-        for program_id, visitor_key, at in found:
-            times[program_id, visitor_key].append(at)
-    for one in times.values():
-        one.sort()
-    counts = {}
-    for click in seen:
-        own_times = times[click.program_id, click.visitor_key]
-        count = bisect_right(own_times, click.at) - bisect_right(own_times, click.at - span)
-        counts[click.id] = min(count_max, count)
+        for click_id, count in _counts(session, row, by_day[row.day], span, count_max):
+            counts[click_id] = min(count_max, counts[click_id] + count)
     return counts
 
 
-def _times(
-    session: Session, row: ClickDay, own: Sequence[Seen], *, span: timedelta
-) -> list[tuple[str, str, datetime]]:
-    """Program, visitor and time of what the visitors of these clicks clicked on that day."""
-    visitors = sorted({click.visitor_key for click in own})
-    after, until = min(click.at for click in own) - span, max(click.at for click in own)
+def _counts(
+    session: Session, row: ClickDay, own: Sequence[Seen], span: timedelta, count_max: int
+) -> Iterable[Sequence[Any]]:
+    """Click id and count on that day, for each of the clicks."""
     if click_days.is_by_file(session):
-        asked = (_json(visitors), _text(after), _text(until), _ROWS_COUNTED_MAX)
-        every = _in_file(session, row, _TIMES_IN_FILE, asked)
-        return [(program_id, visitor, _time(at)) for program_id, visitor, at in every]
+        asked = [
+            (one.id, one.visitor_key, one.program_id, _text(one.at - span), _text(one.at))
+            for one in own
+        ]
+        return _in_file(session, row, _COUNTS_IN_FILE, (count_max, _json(asked)))
     first, end = click_days.bounds(row.day)
-    values = {"visitors": visitors, "first": first, "end": end, "after": after, "until": until}
-    return [
-        (program_id, visitor, at)
-        for program_id, visitor, at in session.execute(
-            _TIMES, values | {"limit": _ROWS_COUNTED_MAX}
-        )
-    ]
-
-
-def _counts_one_by_one(
-    session: Session, seen: Iterable[Seen], *, span: timedelta, count_max: int
-) -> dict[str, int]:
-    return {
-        click.id: clicks.count_of_visitor(
-            session,
-            program_id=click.program_id,
-            visitor_key=click.visitor_key,
-            after=click.at - span,
-            until=click.at,
-            count_max=count_max,
-        )
-        for click in seen
-    }
+    return session.execute(
+        _COUNTS,
+        {
+            "ids": [one.id for one in own],
+            "visitors": [one.visitor_key for one in own],
+            "programs": [one.program_id for one in own],
+            "afters": [one.at - span for one in own],
+            "untils": [one.at for one in own],
+            "first": first,
+            "end": end,
+            "limit": count_max,
+        },
+    )
 
 
 # A day's file holds times as SQLAlchemy stores them there, without their zone, which is UTC.
@@ -216,5 +197,5 @@ def _text(at: datetime) -> str:
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
-def _json(values: Sequence[str]) -> str:
+def _json(values: Sequence[Any]) -> str:
     return msgspec.json.encode(values).decode()

@@ -244,6 +244,7 @@ def test_tracking_of_a_program(api_on_both: Api, world_on_both: World) -> None:
     before = api.get(world.publishers[0], path).json()
     assert before == {
         "program_id": world.programs[0].id,
+        "status": "active",
         "landing_url": "https://shop1.example/",
         "allowed_domains": ["shop1.example"],
         "fallback_url": "",
@@ -282,7 +283,12 @@ def test_tracking_of_a_program(api_on_both: Api, world_on_both: World) -> None:
         ({"click_parameter": "a&b"}, "click_parameter"),
         ({"click_parameter": "x" * 33}, "click_parameter"),
         ({"requires_signed_links": "yes"}, "requires_signed_links"),
-        ({"landing_url": "https://x.example"}, "landing_url"),
+        ({"landing_url": "javascript:alert(1)"}, "landing_url"),
+        ({"landing_url": ""}, "landing_url"),
+        ({"landing_url": "https://x.example", "click_parameter": ""}, "click_parameter"),
+        ({"status": "paused", "fallback_url": "//x.example"}, "fallback_url"),
+        ({"status": "gone"}, "status"),
+        ({"currency": "EUR"}, "currency"),
     ],
 )
 def test_wrong_tracking_is_named(
@@ -294,6 +300,47 @@ def test_wrong_tracking_is_named(
     assert answer.status_code == 400
     assert [problem["field"] for problem in answer.json()["errors"]] == [field]
     assert api.get(world.manager, path).json() == before
+
+
+def test_a_program_is_paused_and_its_landing_page_moved_by_its_advertiser(
+    api: Api, world: World
+) -> None:
+    path = f"/v1/programs/{world.programs[0].code}/tracking"
+    changes = {"status": "paused", "landing_url": "https://new.example/?id={click_id}"}
+    changed = patch(api, world.advertisers[0], path, changes).json()
+    assert changed == api.get(world.publishers[0], path).json()
+    assert (changed["status"], changed["landing_url"]) == ("paused", changes["landing_url"])
+    assert changed["allowed_domains"] == ["new.example", "shop1.example"]
+    resumed = patch(api, world.manager, path, {"status": "active"}).json()
+    assert resumed == changed | {"status": "active"}
+    for side in (world.publishers[0], world.advertisers[1]):
+        assert patch(api, side, path, changes).status_code in {403, 404}
+    assert api.get(world.manager, path).json() == resumed
+    with reading(api.context.engine) as session:
+        actions = session.exec(select(AuditEntry.action).order_by(col(AuditEntry.seq))).all()
+    assert actions[-3:] == ["program.status", "program.landing", "program.status"]
+
+
+def test_a_member_is_suspended_and_approved(api: Api, world: World) -> None:
+    program, (own, stranger) = world.programs[0], world.publishers[:2]
+    path = f"/v1/programs/{program.code}/members/{own.code}"
+
+    def put(side: Side, path: str, status: str) -> Any:
+        return api.http.put(path, json={"status": status}, headers=api.as_(side))
+
+    suspended = {"program_id": program.id, "publisher_id": own.id, "status": "suspended"}
+    assert put(world.advertisers[0], path, "suspended").json() == suspended
+    assert put(world.advertisers[0], path, "suspended").json() == suspended
+    assert put(world.advertisers[0], path, "friend").status_code == 400
+    refused = post(api, own, "/v1/links/generate", {"program": "shop-1"})
+    assert refused.status_code != 200
+    assert put(world.manager, path, "approved").json()["status"] == "approved"
+    assert post(api, own, "/v1/links/generate", {"program": "shop-1"}).status_code == 200
+    assert put(own, path, "approved").status_code == 403
+    assert put(world.advertisers[1], path, "suspended").status_code == 404
+    theirs = f"/v1/programs/{program.code}/members/{stranger.code}"
+    assert put(world.advertisers[0], theirs, "approved").status_code == 404
+    assert put(world.manager, theirs, "approved").json()["publisher_id"] == stranger.id
 
 
 def test_tracking_of_a_publisher(api: Api, world: World) -> None:

@@ -96,6 +96,40 @@ def test_the_folder_broker_keeps_its_messages_on_one_disk_and_forgets_old_ones(
     assert not list(folder.parent.glob("celerybeat*"))
 
 
+WATCHED = """
+import os, sys
+from kombu.transport import filesystem
+from server import worker
+
+seen = []
+
+def watch(event, arguments):
+    folder = os.path.join(os.environ["TALLYSTICK_DATA_DIR"], "broker", "messages")
+    if event in ("open", "os.rename", "fcntl.lockf", "fcntl.flock") and os.path.isdir(folder):
+        for name in os.listdir(folder):
+            seen.append(os.path.getsize(os.path.join(folder, name)))
+
+sys.addaudithook(watch)
+for _ in range(3):
+    worker.ring()
+os.listdir(".")
+print(len(seen), 0 in seen)
+with worker.app.connection_for_read() as connection:
+    print(type(connection.default_channel).__module__)
+"""
+
+
+def test_a_message_that_is_still_written_is_not_taken_by_a_worker(folder: Path) -> None:
+    # Celery stopped on the empty file: `Unrecoverable error: JSONDecodeError`.
+    looks, module = run(WATCHED, folder).splitlines()
+
+    assert int(looks.split()[0]) > 0
+    assert looks.endswith(" False")
+    assert module == "server.folder_broker"
+    assert len(list((folder / "broker" / "messages").iterdir())) == 3
+    assert not list((folder / "broker" / "processed").iterdir())
+
+
 def test_another_broker_needs_no_folder(folder: Path) -> None:
     found = json.loads(run(DESCRIBE, folder, broker_url="redis://127.0.0.1:1/0"))
 

@@ -116,11 +116,7 @@ def test_a_window_over_midnight_counts_both_days(engine: Engine, keep: Any) -> N
     assert [count(limit) for limit in (1, 2, 3, 4, 9)] == [1, 2, 3, 4, 4]
 
 
-@pytest.mark.parametrize("rows_max", [20_000, 3])
-def test_visitors_of_many_clicks_are_counted_as_those_of_each(
-    engine: Engine, keep: Any, monkeypatch: pytest.MonkeyPatch, rows_max: int
-) -> None:
-    monkeypatch.setattr(seen_clicks, "_ROWS_COUNTED_MAX", rows_max)
+def test_visitors_of_many_clicks_are_counted_as_those_of_each(engine: Engine, keep: Any) -> None:
     midnight, hour = datetime(2026, 3, 10, tzinfo=UTC), timedelta(hours=1)
     kept = [
         keep(midnight + timedelta(seconds=seconds), visitor_key=visitor)

@@ -547,6 +547,28 @@ def test_a_change_waits_for_its_order_but_not_for_ever(
     assert tracker.run(refund_before_shipping).duplicate is False
 
 
+@pytest.mark.usefixtures("world")
+def test_a_change_of_an_order_that_is_long_on_its_way_is_not_answered_unknown(
+    sqlite_engine: Any, serve: Any
+) -> None:
+    tracker = serve(sqlite_engine, intake_wait_milliseconds=50)
+
+    async def refund_of_a_busy_day() -> Any:
+        node = tracker.node
+        program = node.routing.table.find_program("shop")
+        now = clock.now()
+        order = Order(order_id="late", event="sale", currency="EUR", amount_minor=500)
+        report = intake.report_of(node, program, order, channel="api", now=now)
+        await intake.accept_order(node, report)
+        return await intake.accept_change(
+            node, program, REFUND, "late", {"amount": "5.00"}, now=now
+        )
+
+    assert tracker.run(refund_of_a_busy_day).duplicate is None
+    tracker.ship()
+    assert [row.kind for row in tracker.rows(ConversionChange)] == ["refund"]
+
+
 def test_past_clicks_get_the_same_id_again(tracker: Any, world: Any) -> None:
     row = {
         "program": "shop",
