@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from commissions import plans, replays, states
+from commissions import plans, replays, shares, states
 from commissions.batches import SYSTEM, Batch, Cause
 from commissions.bookings import Move
 from commissions.choosing import Prepared, subject_of
 from commissions.folding import changed, opened
 from commissions.models import Booking, Commission, CommissionStatus
-from commissions.order_events import Remaining
+from commissions.order_events import Remaining, Share
 from commissions.outcomes import CODE, reason_of_change
 from commissions.reasons import Reason
 from commissions.replays import Fact, Happening, Terms
@@ -35,14 +35,16 @@ from tracker.models import Conversion, ConversionChange
 
 # Said for every batch of orders or changes that comes in; built once, because building costs more
 # than executing. Where no entity is needed none is asked for, because entities cost even more.
-_commission_table = Commission.metadata.tables["commission"]
+_conversion_table = Conversion.metadata.tables["conversion"]
 _COMMISSION = (
     select(Commission)
-    .where(Commission.conversion_id == sa.bindparam("conversion_id"))
+    .where(Commission.conversion_id == sa.bindparam("conversion_id"), Commission.part == 0)
     .execution_options(populate_existing=True)
 )
-_PROGRAMS = sa.select(_commission_table.c.conversion_id, _commission_table.c.program_id).where(
-    _commission_table.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True))
+_PROGRAMS = (
+    sa.select(_conversion_table.c.program_id)
+    .distinct()
+    .where(_conversion_table.c.id.in_(sa.bindparam("conversion_ids", expanding=True)))
 )
 _CHANGES = (
     sa.select(ConversionChange, col(Conversion.imported))
@@ -55,6 +57,8 @@ _CHANGES = (
     .order_by(col(ConversionChange.seq))
 )
 
+
+_SWEPT = (CommissionStatus.PENDING, CommissionStatus.APPROVED)
 
 ACCRUE, CHANGES, RELEASE, VOID = "accrue", "changes", "release", "void"
 
@@ -104,8 +108,7 @@ def book(
     batch = Batch(session, now=now)
     batch.count(counted)
     every = list(dict.fromkeys(task.conversion_id for task in tasks))
-    programs = {fact.program_id for fact, _ in orders.values()}
-    batch.lock({*programs, *_programs_of(session, every).values()})
+    batch.lock(_programs_of(session, every))
     booked = batch.read(every)
     changes = _changes(session, _ids(tasks, CHANGES))
     followed = {*changes, *_ids(tasks, RELEASE), *_ids(tasks, VOID)}
@@ -130,6 +133,8 @@ def accrue(
     session: Session, conversion_id: str, *, hold_reason: str | None, now: datetime
 ) -> Commission | None:
     """Book the commission of a conversion; None when no publisher brought it, or for a test.
+
+    Where several share it, that of the publisher for whom it counts; all of them are booked.
 
     Without a plan or a rule the commission is booked at zero with its reason. With a
     `hold_reason` (a reason code) it is held, and counts towards no tier. Raises as `book`.
@@ -176,7 +181,7 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
     Call again until it returns 0.
     """
     where = (
-        col(Commission.status).in_([CommissionStatus.PENDING, CommissionStatus.APPROVED]),
+        col(Commission.status).in_(_SWEPT),
         col(Commission.lock_at) <= now,
         ~waits_for_a_person(),
     )
@@ -186,7 +191,7 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
     if session.get_bind().dialect.name != "sqlite":
         # Somebody may have moved one of them while we waited for its program.
         candidates = states.find(session, *where, limit=rows_max)
-    batch.keep(candidates)
+    candidates = batch.keep(candidates)
     due = [one for one in candidates if one.status == CommissionStatus.PENDING]
     _approve_counted(batch, due)
     # The status read in this transaction is what keeps a repeat harmless, so the key only has to
@@ -198,6 +203,8 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
             (CommissionStatus.PAYABLE, candidates),
         )
         for one in moving
+        # What was approved now may have used up a budget before others.
+        if one.status in _SWEPT
     )
     batch.write()
     return len(candidates)
@@ -214,13 +221,16 @@ def _approve_counted(batch: Batch, due: Sequence[State]) -> None:
             for rule in plan.base_rules
         )
     }
-    approved = [
-        one for one in due if one.plan_version_id is not None and one.program_id in counting
+    ids = [
+        one.conversion_id
+        for one in due
+        if one.plan_version_id is not None and one.program_id in counting
     ]
-    batch.read_ahead([one.conversion_id for one in approved])
-    for commission in approved:
-        key = f"lock:{commission.conversion_id}:{new_id('swp', at=batch.now)}"
-        happening = Happening(commission.conversion_id, "approve", batch.now)
+    approved = batch.read(list(dict.fromkeys(ids)))
+    batch.read_ahead(list(approved))
+    for conversion_id, commission in approved.items():
+        key = f"lock:{conversion_id}:{new_id('swp', at=batch.now)}"
+        happening = Happening(conversion_id, "approve", batch.now)
         batch.happen(commission, happening, Cause(key, "approve"))
 
 
@@ -241,16 +251,18 @@ def _arrivals(
 
 
 def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arrival | None:
-    if fact.is_test:
-        return None
     version = plans.choose(batch.repricing.published(fact.program_id), fact.order.at)
     plan = plans.parsed(batch.session, version.id) if version else None
-    payee = subject_of(plan, fact.order).publisher if plan else fact.order.publisher
-    if not payee:
+    payee, shared = fact.order.publisher, fact.order.shares
+    if plan:
+        subject = subject_of(plan, fact.order)
+        payee, shared = subject.publisher, subject.shares
+    if not payee or fact.is_test:
         return None
     if payee != fact.order.publisher:
-        fact = replace(fact, order=replace(fact.order, publisher=payee))
+        fact = replace(fact, order=replace(fact.order, publisher=payee, shares=shared))
     commission = _blank(fact, terms, version.id if version else None, batch.now)
+    _share(commission, shared, batch.now)
     if plan is None or not _stands_alone(batch, plan, fact):
         return _Arrival(commission, fact, hold_reason, plan, None)
     one, prepared = opened(plan, fact.order)
@@ -294,6 +306,20 @@ def _blank(fact: Fact, terms: Terms, version_id: str | None, now: datetime) -> S
     )
 
 
+def _share(commission: State, shared: Sequence[Share], now: datetime) -> None:
+    """Make it one of several, each with its part; nothing where it is the only one."""
+    others: list[State] = []
+    for position, (publisher_id, weight) in enumerate(shares.fractions(shared)):
+        one = commission
+        if publisher_id != commission.publisher_id:
+            part, identity = len(others) + 1, new_id("cms", at=now)
+            one = replace(commission, part=part, id=identity, publisher_id=publisher_id)
+            others.append(one)
+        one.position = position
+        one.share_numerator, one.share_denominator = weight.numerator, weight.denominator
+    commission.others = tuple(others)
+
+
 def _read_ahead(batch: Batch, arrivals: Iterable[_Arrival], followed: Container[str]) -> None:
     alone, replayed = [], []
     for one in arrivals:
@@ -318,7 +344,7 @@ def _accrue(batch: Batch, arrival: _Arrival) -> State:
     if repriced is None:
         repriced = batch.repricing.happen(own, happenings)
     cause = Cause(f"accrue:{fact.order.id}", "accrue")
-    batch.book(commission, repriced, CommissionStatus.PENDING, cause)
+    batch.book(commission, repriced, cause)
     if arrival.hold_reason:
         batch.hold(commission, arrival.hold_reason)
     _apply_reported(batch, commission, fact)
@@ -413,14 +439,17 @@ def _ids(tasks: Iterable[Task], kind: str) -> list[str]:
     return list(dict.fromkeys(task.conversion_id for task in tasks if task.kind == kind))
 
 
-def _programs_of(session: Session, conversion_ids: Sequence[str]) -> dict[str, str]:
-    """The programs of the commissions there are, by conversion."""
-    found: dict[str, str] = {}
+def _programs_of(session: Session, conversion_ids: Sequence[str]) -> set[str]:
+    """The programs of these conversions, whether anything is booked for them or not.
+
+    What somebody else is booking for one of them just now must find its program locked.
+    """
+    found: set[str] = set()
     for start in range(0, len(conversion_ids), replays.IDS_MAX):
         asked: dict[str, Any] = {
             "conversion_ids": list(conversion_ids[start : start + replays.IDS_MAX])
         }
-        found |= {row[0]: row[1] for row in session.execute(_PROGRAMS, asked)}
+        found.update(session.execute(_PROGRAMS, asked).scalars())
     return found
 
 

@@ -18,7 +18,13 @@ from commissions import plans, replays, states
 from commissions.bookings import Move, Sheet
 from commissions.counters import Counters
 from commissions.models import Booking, Commission, CommissionStatus
-from commissions.outcomes import ASIDE, next_status, reason_after_true_up, reason_of
+from commissions.outcomes import (
+    ASIDE,
+    next_status,
+    reason_after_true_up,
+    reason_of,
+    status_when_priced,
+)
 from commissions.reasons import Reason
 from commissions.replays import Happening
 from commissions.repricing import Own, Repriced, Repricing
@@ -26,6 +32,7 @@ from commissions.rules import Priced
 from commissions.states import State
 
 SYSTEM = "system"
+TRUE_UP = "tier_true_up"
 _BOOKED = sa.select(col(Booking.explanation)).where(col(Booking.key) == sa.bindparam("key"))
 
 
@@ -73,10 +80,14 @@ class Batch:
         self._states |= states.load(self.session, missing)
         return {one: self._states[one] for one in conversion_ids if one in self._states}
 
-    def keep(self, found: Iterable[State]) -> None:
-        """Work with commissions that were read in another way."""
+    def keep(self, found: Sequence[State]) -> list[State]:
+        """Work with commissions that were read in another way: those the batch has of them."""
+        shared = self.read(list({one.conversion_id for one in found if one.share_denominator > 1}))
+        kept = []
         for one in found:
-            self._states.setdefault(one.conversion_id, one)
+            lead = shared.get(one.conversion_id) or self._states.setdefault(one.conversion_id, one)
+            kept.append(lead.everyone[one.part])
+        return kept
 
     def read_ahead(self, conversion_ids: Sequence[str]) -> None:
         """Read what booking an event of each of these commissions will need."""
@@ -97,58 +108,95 @@ class Batch:
     def happen(self, commission: State, happening: Happening, cause: Cause) -> None:
         """Book one event of an order that is booked already."""
         own = self._own[commission.conversion_id]
-        repriced = self.repricing.happen(own, [happening])
-        status = next_status(commission.status, repriced.remaining, happening.kind)
-        self.book(commission, repriced, status, cause)
+        self.book(commission, self.repricing.happen(own, [happening]), cause)
 
     def hold(self, commission: State, reason: str) -> None:
         """Set a commission aside whose order was evaluated as held."""
         self._hold_reasons[commission.conversion_id] = reason
-        move = Move(
-            commission,
-            f"hold:{commission.conversion_id}",
-            "hold",
-            commission.amount_minor,
-            CommissionStatus.HELD,
-            reason,
-            SYSTEM,
-            {"event": {"kind": "hold", "reason": reason}},
-        )
-        self._sheet.add([move])
+        key = f"hold:{commission.conversion_id}"
+        event = {"event": {"kind": "hold", "reason": reason}}
+        for one in commission.everyone:
+            move = Move(
+                one,
+                _key(key, one),
+                "hold",
+                one.amount_minor,
+                CommissionStatus.HELD,
+                reason,
+                SYSTEM,
+                event,
+            )
+            self._sheet.add(move)
 
     def move(self, moves: Iterable[Move]) -> None:
         """Change statuses without an evaluation."""
-        self._sheet.add(moves)
+        for move in moves:
+            self._sheet.add(move)
 
-    def book(self, commission: State, repriced: Repriced, status: str, cause: Cause) -> None:
+    def book(self, commission: State, repriced: Repriced, cause: Cause) -> None:
         """Book what an event made of its commission, then of every other one it changed."""
-        priced = repriced.priced
-        own = Move(
-            commission,
-            cause.key,
-            cause.kind,
-            priced.commission_minor if priced else 0,
-            status,
-            self._next_reason(commission, repriced, status, cause),
-            cause.actor,
-            {
-                **(priced.explanation if priced else {}),
-                "event": {"kind": cause.kind, "reason": cause.reason, **cause.details},
-            },
-        )
         before = (commission.base_minor, commission.units) if commission.status else None
         commission.base_minor, commission.units = repriced.base_minor, repriced.units
         self.counters.booked(commission, before=before)
-        self._sheet.add([own])
+        self._book_parts(commission, repriced, cause)
         moved = [commission]
         if repriced.others:
             others = self.read(list(repriced.others)).values()
             moved += sorted(others, key=lambda one: one.seq)
-            self._sheet.add(
-                _true_up(one, repriced.others[one.conversion_id], commission, cause)
-                for one in moved[1:]
-            )
+            for one in moved[1:]:
+                self._true_up(one, repriced.others[one.conversion_id], commission, cause)
         self.repricing.booked(moved)
+
+    def _book_parts(self, commission: State, repriced: Repriced, cause: Cause) -> None:
+        priced = repriced.priced
+        event = {"kind": cause.kind, "reason": cause.reason, **cause.details}
+        explanation = {**(priced.explanation if priced else {}), "event": event}
+        total_minor, uncapped_minor = _figures(priced)
+        uncapped = commission.split(uncapped_minor)
+        for at, part_minor in enumerate(commission.split(total_minor)):
+            one = commission.everyone[at]
+            status: str = CommissionStatus.PENDING
+            if one.status:
+                # One that comes in is pending at first, whatever else is known of it.
+                status = next_status(one.status, repriced.remaining, cause.kind)
+            status = status_when_priced(status, priced)
+            reason = self._next_reason(one, repriced, status, cause, part_minor)
+            one.uncapped_minor = uncapped[at]
+            move = Move(
+                one,
+                _key(cause.key, one),
+                cause.kind,
+                part_minor,
+                status,
+                reason,
+                cause.actor,
+                explanation if at == 0 else {"of": cause.key, "event": event},
+            )
+            self._sheet.add(move, of=commission)
+
+    def _true_up(self, commission: State, priced: Priced, because_of: State, cause: Cause) -> None:
+        """What an event of one order changes at another, to which nothing happened itself."""
+        key = f"{cause.key}:{commission.conversion_id}"
+        event = {"kind": TRUE_UP, "because_of": because_of.conversion_id}
+        uncapped = commission.split(priced.uncapped_minor)
+        for at, part_minor in enumerate(commission.split(priced.commission_minor)):
+            one = commission.everyone[at]
+            status = status_when_priced(one.status, priced)
+            reason = reason_after_true_up(
+                status, one.reason, one.amount_minor, priced, part_minor=part_minor
+            )
+            one.uncapped_minor = uncapped[at]
+            move = Move(
+                one,
+                _key(key, one),
+                TRUE_UP,
+                part_minor,
+                status,
+                reason,
+                cause.actor,
+                {**priced.explanation, "event": event} if at == 0 else {"of": key, "event": event},
+            )
+            self._sheet.add(move, of=commission)
 
     def is_booked(self, key: str) -> bool:
         """Whether the event of that key was booked, in this transaction or before it."""
@@ -158,7 +206,9 @@ class Batch:
         """Write everything booked since the last call."""
         self._sheet.write()
 
-    def _next_reason(self, commission: State, repriced: Repriced, status: str, cause: Cause) -> str:
+    def _next_reason(
+        self, commission: State, repriced: Repriced, status: str, cause: Cause, part_minor: int
+    ) -> str:
         if status in ASIDE:
             entered = cause.kind in {"cancel", "decline", "void"}
             if status == commission.status and cause.kind != "void":
@@ -170,7 +220,7 @@ class Batch:
             return self._hold_reason(commission.conversion_id)
         if repriced.priced is None:
             return Reason.NO_RATE if commission.plan_version_id else Reason.NO_PLAN
-        return reason_of(repriced.priced, repriced.remaining)
+        return reason_of(repriced.priced, repriced.remaining, part_minor=part_minor)
 
     def _hold_reason(self, conversion_id: str) -> str:
         reason = self._hold_reasons.get(conversion_id)
@@ -180,18 +230,11 @@ class Batch:
         return reason
 
 
-def _true_up(commission: State, priced: Priced, because_of: State, cause: Cause) -> Move:
-    """What an event of one order changes at another, whose status stays."""
-    return Move(
-        commission,
-        f"{cause.key}:{commission.conversion_id}",
-        "tier_true_up",
-        priced.commission_minor,
-        commission.status,
-        reason_after_true_up(commission.status, commission.reason, commission.amount_minor, priced),
-        cause.actor,
-        {
-            **priced.explanation,
-            "event": {"kind": "tier_true_up", "because_of": because_of.conversion_id},
-        },
-    )
+def _key(key: str, commission: State) -> str:
+    """The key of an event for one part of a conversion; the event's own for part 0."""
+    return f"{key}:{commission.publisher_id}" if commission.part else key
+
+
+def _figures(priced: Priced | None) -> tuple[int, int]:
+    """(the commission, the same without caps and budget)."""
+    return (priced.commission_minor, priced.uncapped_minor) if priced else (0, 0)

@@ -31,11 +31,12 @@ _booking_table = Booking.metadata.tables["booking"]
 _BOOKED = sa.select(_booking_table.c.seq).where(_booking_table.c.key == sa.bindparam("key"))
 _BOOK = bulk.Insert(
     _booking_table,
-    *("id", "key", "conversion_id", "kind", "delta_minor", "total_minor", "explanation", "at"),
+    *("id", "key", "conversion_id", "part", "kind", "delta_minor", "total_minor"),
+    *("explanation", "at"),
 )
 _STEP = bulk.Insert(
     CommissionStep.metadata.tables["commission_step"],
-    *("conversion_id", "from_status", "to_status", "reason", "actor", "at"),
+    *("conversion_id", "part", "from_status", "to_status", "reason", "actor", "at"),
 )
 
 
@@ -71,35 +72,35 @@ class Sheet:
         self._bookings: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
         self._entries: list[ledger.Entry] = []
-        self._earned: dict[str, rollup_orders.Earned] = {}
+        self._earned: dict[str, State] = {}
         self._counted: set[str] = set()
         self._keys: set[str] = set()
 
-    def add(self, moves: Iterable[Move]) -> None:
-        """Change the commissions now, and keep what is to be written of it."""
-        for move in moves:
-            commission = move.commission
-            delta_minor = move.total_minor - commission.amount_minor
-            if delta_minor:
-                self._earned[commission.conversion_id] = rollup_orders.Earned(
-                    commission.currency, move.total_minor
-                )
-            if move.kind:
-                self._bookings.append(_booking(move, delta_minor, self._now))
-                self._keys.add(move.key)
-            legs = _legs(move, delta_minor)
-            if legs:
-                self._entries.append(_entry(move, legs, self._now))
-            if commission.status != move.status:
-                self._steps.append(_step(move, self._now))
-            if commission.status == "":
-                self._opened[commission.conversion_id] = commission
-            elif commission.conversion_id not in self._opened:
-                self._changed[commission.conversion_id] = commission
-            commission.amount_minor = move.total_minor
-            commission.status = move.status
-            commission.reason = move.reason
-            commission.updated_at = self._now
+    def add(self, move: Move, *, of: State | None = None) -> None:
+        """Change the commission now, and keep what is to be written of it.
+
+        `of` is the conversion's part 0, where the amount may have changed.
+        """
+        commission = move.commission
+        delta_minor = move.total_minor - commission.amount_minor
+        if delta_minor and of is not None:
+            self._earned[of.conversion_id] = of
+        if move.kind:
+            self._bookings.append(_booking(move, delta_minor, self._now))
+            self._keys.add(move.key)
+        legs = _legs(move, delta_minor)
+        if legs:
+            self._entries.append(_entry(move, legs, self._now))
+        if commission.status != move.status:
+            self._steps.append(_step(move, self._now))
+        if commission.status == "":
+            self._opened[commission.id] = commission
+        elif commission.id not in self._opened:
+            self._changed[commission.id] = commission
+        commission.amount_minor = move.total_minor
+        commission.status = move.status
+        commission.reason = move.reason
+        commission.updated_at = self._now
 
     def count(self, conversion_ids: Iterable[str]) -> None:
         """Have these conversions counted in the roll-ups, whether anything is booked or not."""
@@ -113,25 +114,28 @@ class Sheet:
 
     def write(self) -> None:
         """Write everything added since the last call."""
-        changed = set(self._opened) | set(self._changed)
         # Together with what is earned, so that an order that comes in is counted once and not
         # first without its commission.
         to_count = self._counted | self._earned.keys()
-        rollup_orders.refresh(self._session, to_count, earned=self._earned)
+        earned = {name: _earned(one) for name, one in self._earned.items()}
+        rollup_orders.refresh(self._session, to_count, earned=earned)
         self._counted.clear()
-        if not changed:
+        if not self._opened and not self._changed:
             return
         states.insert(self._session, self._opened.values())
         states.update(self._session, self._changed.values())
         _BOOK(self._session, self._bookings)
         _STEP(self._session, self._steps)
         ledger.post_many(self._session, self._entries, actor="", now=self._now)
+        self._expire({*self._opened, *self._changed})
         for kept in (self._opened, self._changed, self._earned):
             kept.clear()
         self._bookings, self._steps, self._entries = [], [], []
+
+    def _expire(self, changed: set[str]) -> None:
+        """An entity that somebody holds must not go on saying what was true before."""
         for entity in list(self._session.identity_map.values()):
-            # An entity that somebody holds must not go on saying what was true before.
-            if isinstance(entity, Commission) and sa.inspect(entity).identity[0] in changed:
+            if isinstance(entity, Commission) and entity.__dict__.get("id") in changed:
                 self._session.expire(entity)
 
 
@@ -141,11 +145,17 @@ def account_of(publisher_id: str, status: str) -> str | None:
     return f"pub:{publisher_id}:{name}" if name else None
 
 
+def _earned(commission: State) -> rollup_orders.Earned:
+    others = tuple([(one.publisher_id, one.amount_minor) for one in commission.others])
+    return rollup_orders.Earned(commission.currency, commission.amount_minor, others)
+
+
 def _booking(move: Move, delta_minor: int, now: datetime) -> dict[str, Any]:
     return {
         "id": new_id("bkg", at=now),
         "key": move.key,
         "conversion_id": move.commission.conversion_id,
+        "part": move.commission.part,
         "kind": move.kind,
         "delta_minor": delta_minor,
         "total_minor": move.total_minor,
@@ -157,6 +167,7 @@ def _booking(move: Move, delta_minor: int, now: datetime) -> dict[str, Any]:
 def _step(move: Move, now: datetime) -> dict[str, Any]:
     return {
         "conversion_id": move.commission.conversion_id,
+        "part": move.commission.part,
         "from_status": move.commission.status,
         "to_status": move.status,
         "reason": move.reason,

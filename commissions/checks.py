@@ -4,7 +4,7 @@ Sums are made by the database and replays go publisher by publisher, so that mem
 orders of one publisher and not on how many there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from commissions.models import (
     Posting,
     Transaction,
 )
+from commissions.rules import Priced
 
 _ROWS_AT_ONCE = 500
 _ASIDE = (CommissionStatus.HELD, CommissionStatus.DECLINED, CommissionStatus.REVERSED)
@@ -118,15 +119,19 @@ def _bookings(session: Session) -> Iterator[Problem]:
     booked = (
         sa.select(
             col(Booking.conversion_id).label("id"),
+            col(Booking.part).label("part"),
             sa.func.sum(col(Booking.delta_minor)).label("minor"),
         )
-        .group_by(col(Booking.conversion_id))
+        .group_by(col(Booking.conversion_id), col(Booking.part))
         .subquery()
     )
     summed = sa.func.coalesce(booked.c.minor, 0)
+    own = sa.and_(
+        booked.c.id == col(Commission.conversion_id), booked.c.part == col(Commission.part)
+    )
     query = (
         sa.select(col(Commission.conversion_id), col(Commission.amount_minor), summed)
-        .outerjoin(booked, booked.c.id == col(Commission.conversion_id))
+        .outerjoin(booked, own)
         .where(sa.or_(summed != col(Commission.amount_minor), booked.c.id.is_(None)))
     )
     for conversion_id, amount_minor, minor in _rows(session, query):
@@ -134,7 +139,13 @@ def _bookings(session: Session) -> Iterator[Problem]:
         yield Problem(3, f"conversion {conversion_id}", detail)
     lost = (
         sa.select(col(Booking.conversion_id))
-        .outerjoin(Commission, col(Commission.conversion_id) == col(Booking.conversion_id))
+        .outerjoin(
+            Commission,
+            sa.and_(
+                col(Commission.conversion_id) == col(Booking.conversion_id),
+                col(Commission.part) == col(Booking.part),
+            ),
+        )
         .where(col(Commission.conversion_id).is_(None))
         .distinct()
     )
@@ -157,13 +168,16 @@ def _posted_commissions(session: Session) -> Iterator[Problem]:
         .subquery()
     )
     summed = sa.func.coalesce(posted.c.minor, 0)
+    # All parts of a conversion together; `_accounts_by_status` tells whose they are.
+    amount_minor = sa.func.sum(col(Commission.amount_minor))
     query = (
-        sa.select(col(Commission.conversion_id), col(Commission.amount_minor), summed)
+        sa.select(col(Commission.conversion_id), amount_minor, summed)
         .outerjoin(posted, posted.c.id == col(Commission.conversion_id))
-        .where(summed != col(Commission.amount_minor))
+        .group_by(col(Commission.conversion_id), posted.c.minor)
+        .having(summed != amount_minor)
     )
-    for conversion_id, amount_minor, minor in _rows(session, query):
-        detail = f"the ledger owes {minor} for it, the commission says {amount_minor}"
+    for conversion_id, owed_minor, minor in _rows(session, query):
+        detail = f"the ledger owes {minor} for it, the commission says {owed_minor}"
         yield Problem(2, f"conversion {conversion_id}", detail)
 
 
@@ -239,14 +253,24 @@ def _replayed(session: Session) -> Iterator[Problem]:
             where.append(col(Commission.plan_version_id) == version_id)
         story = replays.load(session, *where)
         priced = replays.price(plan, replays.events(story))
-        for conversion_id, booked in story.amounts.items():
-            if story.versions[conversion_id] != version_id:
-                continue
-            one = priced.get(conversion_id)
-            expected = one.commission_minor if one else 0
-            if expected != booked:
-                detail = f"a replay of its plan gives {expected}, booked is {booked}"
-                yield Problem(3, f"conversion {conversion_id}", detail)
+        yield from _mispriced(story, version_id, priced)
+
+
+def _mispriced(
+    story: replays.Story, version_id: str, priced: Mapping[str, Priced]
+) -> Iterator[Problem]:
+    for conversion_id, booked in story.amounts.items():
+        if story.versions[conversion_id] != version_id:
+            continue
+        one = priced.get(conversion_id)
+        expected = one.commission_minor if one else 0
+        if expected != booked:
+            detail = f"a replay of its plan gives {expected}, booked is {booked}"
+            yield Problem(3, f"conversion {conversion_id}", detail)
+        payees = story.payees.get(conversion_id)
+        if payees is not None and one is not None and one.payees != payees:
+            detail = f"a replay of its plan pays {one.payees}, booked is {payees}"
+            yield Problem(3, f"conversion {conversion_id}", detail)
 
 
 def _unplanned(session: Session, program_id: str, publisher_id: str) -> Iterator[Problem]:
@@ -293,17 +317,22 @@ def _claims(session: Session) -> Iterator[Problem]:
     live = (
         sa.select(
             col(PayoutLine.conversion_id).label("id"),
+            col(Payout.publisher_id).label("publisher_id"),
             sa.func.sum(col(PayoutLine.amount_minor)).label("minor"),
         )
         .join(Payout, col(Payout.id) == col(PayoutLine.payout_id))
         .where(col(Payout.status) != PayoutStatus.CANCELLED)
-        .group_by(col(PayoutLine.conversion_id))
+        .group_by(col(PayoutLine.conversion_id), col(Payout.publisher_id))
         .subquery()
     )
     summed = sa.func.coalesce(live.c.minor, 0)
+    own = sa.and_(
+        live.c.id == col(Commission.conversion_id),
+        live.c.publisher_id == col(Commission.publisher_id),
+    )
     query = (
         sa.select(col(Commission.conversion_id), col(Commission.claimed_minor), summed)
-        .outerjoin(live, live.c.id == col(Commission.conversion_id))
+        .outerjoin(live, own)
         .where(summed != col(Commission.claimed_minor))
     )
     for conversion_id, claimed_minor, minor in _rows(session, query):

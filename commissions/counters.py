@@ -36,6 +36,8 @@ def _sums() -> sa.Select[Any]:
         .where(
             one.program_id == sa.bindparam("program_id"),
             one.publisher_id.in_(sa.bindparam("publisher_ids", expanding=True)),
+            # A conversion counts once, for the publisher of its part 0.
+            one.part == 0,
             one.plan_version_id.is_not(None),
             one.occurred_at >= sa.bindparam("start"),
             one.occurred_at < sa.bindparam("end"),

@@ -16,7 +16,7 @@ from commissions.models import Commission
 from commissions.statements import Filters, conditions
 from kernel.errors import invalid
 from network.access import Actor, scope_to_party
-from network.models import Program
+from network.models import Program, Role
 from tracker.models import Attribution, ChangeKind, Conversion, ConversionChange
 
 DAYS_MAX = 400
@@ -58,10 +58,13 @@ class CountryRow:
 
 
 def by_status(session: Session, actor: Actor, *, filters: Filters) -> list[EarningsRow]:
-    """Commissions by program, currency and status, in that order."""
+    """Commissions by program, currency and status, in that order.
+
+    An order that publishers share is counted once, in the status of the one for whom it counts.
+    """
     keys = (col(Conversion.program_id), col(Commission.status))
     where = conditions(actor, filters)
-    sums = _sums(session, actor, keys, where)
+    sums = _sums(session, actor, keys, where, publisher_id=filters.publisher_id)
     return [
         EarningsRow(program_id, currency, status, one.conversions, one.sales, one.commission)
         for ((program_id, status), currency), one in sorted(
@@ -116,8 +119,15 @@ def _sums(
     actor: Actor,
     keys: Sequence[Any],
     where: Sequence[sa.ColumnElement[bool]],
+    *,
+    publisher_id: str | None = None,
 ) -> dict[tuple[tuple[Any, ...], str], _Sums]:
     sold, earned = col(Conversion.currency), col(Commission.currency)
+    # Whoever sees one publisher's commissions sees each order once; whoever sees all of them finds
+    # a shared one in several rows, of which one stands for the order.
+    one = col(Commission.part) == 0
+    if actor.role is Role.PUBLISHER or publisher_id is not None:
+        one = sa.true()
     refunded = (
         sa.select(
             col(ConversionChange.conversion_id).label("id"),
@@ -132,9 +142,9 @@ def _sums(
             *keys,
             sold,
             earned,
-            sa.func.count(),
-            sa.func.sum(col(Conversion.amount_minor)),
-            sa.func.coalesce(sa.func.sum(refunded.c.minor), 0),
+            sa.func.count().filter(one),
+            sa.func.coalesce(sa.func.sum(col(Conversion.amount_minor)).filter(one), 0),
+            sa.func.coalesce(sa.func.sum(refunded.c.minor).filter(one), 0),
             sa.func.sum(col(Commission.amount_minor)),
         )
         .join(Commission, col(Commission.conversion_id) == col(Conversion.id))

@@ -4,7 +4,7 @@
 nothing is computed again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from sqlmodel import Session, col, select
 
-from commissions import statements, unconfirmed
+from commissions import shares, statements, unconfirmed
 from commissions.models import (
     Booking,
     Commission,
@@ -58,19 +58,26 @@ def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
     conversion_id = line.conversion.id
     bookings = session.exec(
         select(Booking).where(Booking.conversion_id == conversion_id).order_by(col(Booking.seq))
-    )
+    ).all()
     steps = session.exec(
         select(CommissionStep)
         .where(CommissionStep.conversion_id == conversion_id)
         .order_by(col(CommissionStep.seq))
     )
+    part = line.commission.part if line.commission else 0
+    priced = {one.key: one.explanation for one in bookings}
+    figures = _figures(bookings, is_whole=bool(line.parts))
     return Explanation(
         conversion=_conversion(session, line),
         attribution=_attribution(line, actor),
-        commission=_commission(session, line.commission),
+        commission=_commission(session, line),
         plan=_plan(session, line.commission),
-        bookings=[_booking(session, actor, one) for one in bookings],
-        steps=[_step(actor, one) for one in steps],
+        bookings=[
+            _booking(session, actor, one, shares.told(priced, one.explanation), figures[one.key])
+            for one in bookings
+            if one.part == part
+        ],
+        steps=[_step(actor, one) for one in steps if one.part == part],
         refunded_minor=line.refunded_minor,
         status=line.status,
         reason=line.reason,
@@ -143,14 +150,29 @@ def _attribution(line: StatementLine, actor: Actor) -> dict[str, Any] | None:
     }
 
 
-def _commission(session: Session, one: Commission | None) -> dict[str, Any] | None:
+def _commission(session: Session, line: StatementLine) -> dict[str, Any] | None:
+    one = line.commission
     if one is None:
         return None
+    share = Fraction(one.share_numerator, one.share_denominator)
     return {
         "id": one.id,
+        "share": "1" if line.parts else str(share),
+        "parts": [
+            {
+                "publisher_id": part.publisher_id,
+                "share": str(Fraction(part.share_numerator, part.share_denominator)),
+                "amount_minor": part.amount_minor,
+                "claimed_minor": part.claimed_minor,
+                "status": part.status,
+                "reason": part.reason,
+            }
+            for part in line.parts
+        ],
         "publisher_id": one.publisher_id,
         "currency": one.currency,
-        "amount_minor": one.amount_minor,
+        "amount_minor": line.commission_minor,
+        "uncapped_minor": line.uncapped_minor,
         "claimed_minor": one.claimed_minor,
         "status": one.status,
         "reason": one.reason,
@@ -171,16 +193,34 @@ def _plan(session: Session, one: Commission | None) -> dict[str, Any] | None:
     }
 
 
-def _booking(session: Session, actor: Actor, one: Booking) -> dict[str, Any]:
-    explained = dict(one.explanation)
+def _figures(bookings: Sequence[Booking], *, is_whole: bool) -> dict[str, tuple[int, int]]:
+    """(difference, total) by the key of a booking: of all parts together for who sees all."""
+    found = {one.key: (one.delta_minor, one.total_minor) for one in bookings}
+    for one in bookings if is_whole else ():
+        of = one.explanation.get("of")
+        if of is not None:
+            delta_minor, total_minor = found[of]
+            found[of] = delta_minor + one.delta_minor, total_minor + one.total_minor
+    return found
+
+
+def _booking(
+    session: Session,
+    actor: Actor,
+    one: Booking,
+    explained: dict[str, Any],
+    figures: tuple[int, int],
+) -> dict[str, Any]:
+    if actor.role is Role.PUBLISHER:
+        explained = shares.seen_by(explained, actor.party_id)
     caused_by = explained.get("event", {}).get("because_of")
     if caused_by and not _may_see(session, actor, caused_by):
         explained["event"] = {**explained["event"], "because_of": None}
     return {
         "kind": one.kind,
         "at": to_rfc3339(one.at),
-        "delta_minor": one.delta_minor,
-        "total_minor": one.total_minor,
+        "delta_minor": figures[0],
+        "total_minor": figures[1],
         **explained,
     }
 
@@ -223,6 +263,7 @@ def _sentences(explanation: Explanation, zone: ZoneInfo) -> Iterator[_Sentence]:
         )
     for booking in explanation.bookings:
         yield from _booking_sentences(booking, currency, zone)
+    yield from _share_sentences(commission, currency)
     yield (
         "The commission is {amount} {currency}; its status is {status}.",
         {
@@ -237,6 +278,23 @@ def _sentences(explanation: Explanation, zone: ZoneInfo) -> Iterator[_Sentence]:
         yield "Only a browser reported the order: the advertiser has to approve it.", {}
     elif commission["status"] in {CommissionStatus.PENDING, CommissionStatus.APPROVED}:
         yield "It becomes payable on {date}.", {"date": _day(commission["lock_at"], zone)}
+
+
+def _share_sentences(commission: Mapping[str, Any], currency: str) -> Iterator[_Sentence]:
+    if commission["share"] != "1":
+        yield (
+            "Several publishers share the order; this share is {share} of its commission.",
+            {"share": commission["share"]},
+        )
+    for part in commission["parts"]:
+        yield (
+            "The order is shared: {share} of it is {amount} {currency}.",
+            {
+                "share": part["share"],
+                "amount": format_amount(part["amount_minor"], currency),
+                "currency": currency,
+            },
+        )
 
 
 def _reason(code: str) -> dict[str, Any]:

@@ -11,6 +11,18 @@ from kernel.database import Count, Minor, append_only, json_column, sequence_key
 from network.documents import DocumentVersion
 
 
+def _number(default: str, sa_type: Any = sa.Integer) -> Any:
+    # The default is the database's too: rows that were there before have it.
+    return Field(
+        default=int(default), sa_type=sa_type, sa_column_kwargs={"server_default": default}
+    )
+
+
+def _part(**options: Any) -> Any:
+    """Which of the publishers that share a conversion; 0 is the one for whom it counts."""
+    return Field(default=0, sa_type=sa.Integer, sa_column_kwargs={"server_default": "0"}, **options)
+
+
 class CommissionStatus(StrEnum):
     """`pending -> approved -> payable -> paid`, and what stands aside."""
 
@@ -21,6 +33,7 @@ class CommissionStatus(StrEnum):
     HELD = "held"
     DECLINED = "declined"
     REVERSED = "reversed"
+    CAPPED = "capped"
 
 
 class PayoutStatus(StrEnum):
@@ -46,10 +59,15 @@ class PlanVersion(DocumentVersion, table=True):
 
 
 class Commission(SQLModel, table=True):
-    """Where one conversion's commission stands. A projection: bookings and ledger are the truth.
+    """Where a publisher's commission for one conversion stands. Bookings and ledger are the truth.
 
-    `amount_minor` is the sum of its bookings; `claimed_minor` what payouts hold or have paid of it.
-    `base_minor` is what counts for tiers. `plan_version_id` was chosen by `occurred_at` and stays.
+    A conversion that several publishers share has a row for each. Part 0 is the publisher for whom
+    the conversion counts; only that row has what counts for tiers (`base_minor`, `units`). The
+    shares are fractions of the conversion's whole commission, and `position` orders them.
+
+    `amount_minor` is the sum of its bookings; `claimed_minor` what payouts hold or have paid of it;
+    `uncapped_minor` what it was without caps and budget when it was booked last.
+    `plan_version_id` was chosen by `occurred_at` and stays.
     """
 
     __table_args__ = (
@@ -59,8 +77,12 @@ class Commission(SQLModel, table=True):
     )
 
     conversion_id: str = Field(foreign_key="conversion.id", primary_key=True)
+    part: int = _part(primary_key=True)
     id: str = Field(unique=True)
     seq: int = Field(index=True, sa_type=sa.BigInteger, description="Booking order, by conversion.")
+    position: int = _number("0")
+    share_numerator: int = _number("1", sa.BigInteger)
+    share_denominator: int = _number("1", sa.BigInteger)
     program_id: str = Field(foreign_key="program.id")
     publisher_id: str = Field(foreign_key="publisher.id")
     advertiser_id: str = Field(foreign_key="advertiser.id", index=True)
@@ -74,6 +96,7 @@ class Commission(SQLModel, table=True):
     units: Count = 0
     amount_minor: Minor = 0
     claimed_minor: Minor = 0
+    uncapped_minor: Minor = _number("0", sa.BigInteger)
     updated_at: datetime
 
 
@@ -88,6 +111,7 @@ class Booking(SQLModel, table=True):
         unique=True, description="What caused it; a repeat finds it and books nothing."
     )
     conversion_id: str = Field(foreign_key="conversion.id", index=True)
+    part: int = _part()
     kind: str = Field(description="`accrue`, `refund`, `cancel`, `decline`, `tier_true_up` ...")
     delta_minor: Minor
     total_minor: Minor
@@ -103,6 +127,7 @@ class CommissionStep(SQLModel, table=True):
 
     seq: int | None = sequence_key()
     conversion_id: str = Field(foreign_key="conversion.id", index=True)
+    part: int = _part()
     from_status: str
     to_status: str
     reason: str = ""
@@ -191,13 +216,16 @@ class Payout(SQLModel, table=True):
 
 
 class PayoutLine(SQLModel, table=True):
-    """What a payout pays of one commission; negative for a refund after payment. Append-only."""
+    """What a payout pays of one commission; negative for a refund after payment. Append-only.
+
+    The commission is the one of the conversion that is the payout's publisher's.
+    """
 
     __tablename__ = "payout_line"
     __table_args__ = append_only()
 
     payout_id: str = Field(foreign_key="payout.id", primary_key=True)
-    conversion_id: str = Field(foreign_key="commission.conversion_id", primary_key=True, index=True)
+    conversion_id: str = Field(foreign_key="conversion.id", primary_key=True, index=True)
     amount_minor: Minor
 
 

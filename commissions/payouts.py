@@ -32,17 +32,19 @@ from kernel.errors import Conflict, NotFound, Refused, invalid
 from kernel.ids import new_id
 from kernel.money import format_amount
 from network.models import Publisher
+from tracker.models import Conversion
 
 _log = log.get(__name__)
 _BANK = "bank:payouts"
 _REFERENCE_CHARS_MAX = 140
 _NOTE_CHARS_MAX = 2000
-# What is reversed or declined is worth nothing, but has been claimed if it was paid before.
+# What stands aside is worth nothing, but has been claimed if it was paid before.
 _CLAIMABLE = (
     CommissionStatus.PAYABLE,
     CommissionStatus.PAID,
     CommissionStatus.DECLINED,
     CommissionStatus.REVERSED,
+    CommissionStatus.CAPPED,
 )
 _CSV_COLUMNS = (
     "payout_id",
@@ -212,12 +214,13 @@ def cancel(session: Session, run_id: str, *, actor: str, note: str, now: datetim
         .where(
             col(Payout.run_id) == run_id,
             col(PayoutLine.conversion_id) == col(Commission.conversion_id),
+            col(Payout.publisher_id) == col(Commission.publisher_id),
         )
         .scalar_subquery()
     )
     session.execute(
         sa.update(Commission)
-        .where(col(Commission.conversion_id).in_(_conversions_of(run_id)))
+        .where(_is_in(run_id, Commission.metadata.tables["commission"]))
         .values(claimed_minor=col(Commission.claimed_minor) - line)
         .execution_options(synchronize_session=False)
     )
@@ -251,9 +254,9 @@ def lines_of(session: Session, payout_id: str) -> list[PayoutLine]:
     """What a payout pays of which commission, in booking order."""
     query = (
         select(PayoutLine)
-        .join(Commission, col(Commission.conversion_id) == col(PayoutLine.conversion_id))
+        .join(Conversion, col(Conversion.id) == col(PayoutLine.conversion_id))
         .where(PayoutLine.payout_id == payout_id)
-        .order_by(col(Commission.seq))
+        .order_by(col(Conversion.seq))
     )
     return list(session.exec(query))
 
@@ -347,6 +350,7 @@ def _make_payout(session: Session, run: PayoutRun, due: _Due, now: datetime) -> 
     # that what it read is claimed: fewer rows than lines, and its payout is rolled back.
     claimed: Any = session.execute(
         sa.update(claims)
+        # The lines are of this publisher's commissions, which no other has a part in.
         .where(*open_claims, unclaimed == line_minor)
         .values(claimed_minor=claims.c.amount_minor)
     )
@@ -429,15 +433,16 @@ def _mark_paid(session: Session, run_id: str, *, actor: str, now: datetime) -> N
     claims = Commission.metadata.tables["commission"]
     steps = CommissionStep.metadata.tables["commission_step"]
     fully = (
-        claims.c.conversion_id.in_(_conversions_of(run_id)),
+        _is_in(run_id, claims),
         claims.c.status == CommissionStatus.PAYABLE,
         claims.c.claimed_minor == claims.c.amount_minor,
     )
     session.execute(
         sa.insert(steps).from_select(
-            ["conversion_id", "from_status", "to_status", "reason", "actor", "at"],
+            ["conversion_id", "part", "from_status", "to_status", "reason", "actor", "at"],
             sa.select(
                 claims.c.conversion_id,
+                claims.c.part,
                 claims.c.status,
                 sa.literal(str(CommissionStatus.PAID)),
                 claims.c.reason,
@@ -452,9 +457,10 @@ def _mark_paid(session: Session, run_id: str, *, actor: str, now: datetime) -> N
     _forget_commissions(session)
 
 
-def _conversions_of(run_id: str) -> sa.Select[Any]:
-    return (
-        sa.select(col(PayoutLine.conversion_id))
+def _is_in(run_id: str, claims: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a payout of the run has a line for a commission: of its conversion, its publisher."""
+    return sa.tuple_(claims.c.conversion_id, claims.c.publisher_id).in_(
+        sa.select(col(PayoutLine.conversion_id), col(Payout.publisher_id))
         .join(Payout, col(Payout.id) == col(PayoutLine.payout_id))
         .where(col(Payout.run_id) == run_id)
     )

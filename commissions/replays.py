@@ -14,9 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from commissions import shares
 from commissions.choosing import Prepared, prepare, rate_of
 from commissions.folding import collect
 from commissions.models import Booking, Commission
+from commissions.order_events import Share
 from commissions.rules import (
     Change,
     Event,
@@ -31,7 +33,13 @@ from kernel.errors import NotFound
 from kernel.money import allocate, round_fraction, sum_exact
 from network.models import Program
 from tracker.attribution import NotAttributed
-from tracker.models import Attribution, Conversion, ConversionChange, ConversionItem
+from tracker.models import (
+    Attribution,
+    AttributionShare,
+    Conversion,
+    ConversionChange,
+    ConversionItem,
+)
 
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
 
@@ -39,7 +47,7 @@ EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline
 # The statements of every batch of orders. Built once and without entities, because building costs
 # more than asking; those about booked orders take their conditions with `where`.
 _TABLES = Booking.metadata.tables
-_attribution, _booking, _change, _commission, _conversion, _item, _program = (
+_attribution, _booking, _change, _commission, _conversion, _item, _program, _share = (
     _TABLES[str(model.__tablename__)]
     for model in (
         Attribution,
@@ -49,6 +57,7 @@ _attribution, _booking, _change, _commission, _conversion, _item, _program = (
         Conversion,
         ConversionItem,
         Program,
+        AttributionShare,
     )
 )
 _ORDER = sa.select(
@@ -93,9 +102,37 @@ IDS_MAX = 500
 _BOOKED = _ORDER.add_columns(
     _commission.c.publisher_id,
     _commission.c.plan_version_id,
+    _commission.c.share_denominator,
     _commission.c.amount_minor,
-).join(_commission, _commission.c.conversion_id == _conversion.c.id)
-_BOOKED_ITEMS = _ITEMS.join(_commission, _commission.c.conversion_id == _item.c.conversion_id)
+).join(
+    _commission, sa.and_(_commission.c.conversion_id == _conversion.c.id, _commission.c.part == 0)
+)
+_BOOKED_ITEMS = _ITEMS.join(
+    _commission,
+    sa.and_(_commission.c.conversion_id == _item.c.conversion_id, _commission.c.part == 0),
+)
+_BOOKED_PARTS = (
+    sa.select(
+        _commission.c.conversion_id,
+        _commission.c.publisher_id,
+        _commission.c.share_numerator,
+        _commission.c.share_denominator,
+        _commission.c.amount_minor,
+    )
+    .where(_commission.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True)))
+    .order_by(_commission.c.conversion_id, _commission.c.position)
+)
+# Nearly every order is somebody's whole, and is not asked about.
+_INTAKE_SHARES = (
+    sa.select(
+        _share.c.conversion_id, _share.c.publisher_id, _share.c.numerator, _share.c.denominator
+    )
+    .where(
+        _share.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True)),
+        _share.c.denominator > 1,
+    )
+    .order_by(_share.c.conversion_id, _share.c.position)
+)
 _HAPPENED = (
     sa.select(
         _booking.c.conversion_id,
@@ -111,10 +148,14 @@ _HAPPENED = (
         _conversion.c.received_at.label("order_received_at"),
         _conversion.c.occurred_at.label("order_occurred_at"),
     )
-    .join(_commission, _commission.c.conversion_id == _booking.c.conversion_id)
+    .join(
+        _commission,
+        sa.and_(_commission.c.conversion_id == _booking.c.conversion_id, _commission.c.part == 0),
+    )
     .join(_conversion, _conversion.c.id == _booking.c.conversion_id)
     .outerjoin(_change, _change.c.id == _booking.c.key)
-    .where(_booking.c.kind.in_(EVENT_KINDS))
+    # What is booked for the other parts of a conversion is the same event once more.
+    .where(_booking.c.part == 0, _booking.c.kind.in_(EVENT_KINDS))
     .order_by(_booking.c.seq)
 )
 
@@ -156,13 +197,15 @@ class Terms:
 class Story:
     """Orders with what happened to them, in booking order.
 
-    `versions` and `amounts` are the pinned plan version and the booked amount of each order.
+    `versions` and `amounts` are the pinned plan version and the booked amount of each order, and
+    `payees` what is booked for each publisher of those that several share.
     """
 
     facts: dict[str, Fact] = field(default_factory=dict)
     happenings: list[Happening] = field(default_factory=list)
     versions: dict[str, str | None] = field(default_factory=dict)
     amounts: dict[str, int] = field(default_factory=dict)
+    payees: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Telling:
@@ -200,10 +243,12 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
     for start in range(0, len(conversion_ids), IDS_MAX):
         asked = {"conversion_ids": list(conversion_ids[start : start + IDS_MAX])}
         items = _by_order(session.execute(_INTAKE_ITEMS, asked))
+        parts = _by_order(session.execute(_INTAKE_SHARES, asked))
         for row in session.execute(_INTAKE, asked):
             if row.attributed_id is None:
                 raise NotAttributed("the conversion has not been attributed yet")
-            fact = _fact(row, row.publisher_id or "", items.get(row.id, ()))
+            shared = _shares(parts[row.id], row.publisher_id) if row.id in parts else ()
+            fact = _fact(row, row.publisher_id or "", items.get(row.id, ()), shared)
             terms = Terms(row.advertiser_id, row.program_currency, row.hold_days)
             found[row.id] = fact, terms
     if not all(one in found for one in conversion_ids):
@@ -215,11 +260,16 @@ def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
     story = Story()
     items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
-    for row in session.execute(_BOOKED.where(*where)):
-        fact = _fact(row, row.publisher_id, items.get(row.id, ()))
+    rows = session.execute(_BOOKED.where(*where)).all()
+    parts = _booked_parts(session, [row.id for row in rows if row.share_denominator > 1])
+    for row in rows:
+        shared = parts.get(row.id, ())
+        fact = _fact(row, row.publisher_id, items.get(row.id, ()), _shares(shared))
         story.facts[row.id] = fact
         story.versions[row.id] = row.plan_version_id
-        story.amounts[row.id] = row[-1]
+        story.amounts[row.id] = sum([one[-1] for one in shared]) if shared else row[-1]
+        if shared:
+            story.payees[row.id] = {one.publisher_id: one[-1] for one in shared}
     story.happenings = list(_happenings(session, where))
     return story
 
@@ -333,7 +383,25 @@ def _by_order(items: Iterable[Any]) -> dict[str, list[Any]]:
     return found
 
 
-def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
+def _booked_parts(session: Session, conversion_ids: Sequence[str]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for start in range(0, len(conversion_ids), IDS_MAX):
+        asked = {"conversion_ids": list(conversion_ids[start : start + IDS_MAX])}
+        found |= _by_order(session.execute(_BOOKED_PARTS, asked))
+    return found
+
+
+def _shares(parts: Sequence[Any], payee: str | None = None) -> tuple[Share, ...]:
+    """What stands beside one another in rows (conversion, publisher, numerator, denominator)."""
+    if payee is not None and not any(one[1] == payee for one in parts):
+        # Whoever the order counts for is one of those that share it, or has it whole.
+        return ()
+    return shares.weighed([(one[1], one[2], one[3]) for one in parts])
+
+
+def _fact(
+    row: Any, publisher_id: str, items: Sequence[Any], shared: tuple[Share, ...] = ()
+) -> Fact:
     lines = [
         Line(
             item.amount_minor,
@@ -355,6 +423,7 @@ def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
         countries={name: country for name, country in countries.items() if country},
         customer=row.customer,
         coupon=row.coupon,
+        shares=shared,
     )
     numbers = {item.line: at for at, item in enumerate(items)}
     return Fact(order, row.seq, row.program_id, numbers, row.reported_status, is_test=row.is_test)

@@ -230,7 +230,7 @@ class Repricing:
         """Hear what these commissions amount to now."""
         for one in commissions:
             for group in self._around(one.program_id, one.publisher_id):
-                group.booked(one.conversion_id, one.amount_minor)
+                group.booked(one.conversion_id, one.whole_minor)
 
     def _around(self, program_id: str, publisher_id: str) -> Iterator[_Group]:
         yield from self._by_party.get((program_id, publisher_id), ())

@@ -1,8 +1,10 @@
 """What each party sees of its orders: the conversion, who brought it, and where its money stands.
 
 A publisher sees the conversions it is paid for, an advertiser those of its programs, a manager
-all. Where a program masks order ids, a publisher sees and searches the beginning of the
-conversion's own id instead: a keyed hash of the order id that only this network can compute.
+all. Of a conversion that several publishers share each of them sees its own part, and nothing of
+the others; who sees all parts has one line for them. Where a program masks order ids, a publisher
+sees and searches the beginning of the conversion's own id instead: a keyed hash of the order id
+that only this network can compute.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from network.access import Actor, scope_to_party
 from network.models import Program, Role
 from tracker.models import (
     Attribution,
+    AttributionShare,
     ChangeKind,
     Conversion,
     ConversionChange,
@@ -48,13 +51,37 @@ class Filters:
 class StatementLine:
     """One conversion as the actor may see it: its order id is masked already where that applies.
 
-    The rows are detached copies where something is masked; nothing here writes back.
+    The rows are detached copies where something is masked; nothing here writes back. `commission`
+    is the publisher's own or the one that was asked for, otherwise that of the publisher for whom
+    the conversion counts, and then `parts` are all of them where several share it, in the order of
+    their shares. `click_id` is the publisher's own click of a conversion that counts for another.
     """
 
     conversion: Conversion
     attribution: Attribution | None
     commission: Commission | None
     refunded_minor: int
+    parts: tuple[Commission, ...] = ()
+    click_id: str | None = None
+
+    @property
+    def commission_minor(self) -> int:
+        """What the commission amounts to: the whole one where all parts are in the line."""
+        return sum(one.amount_minor for one in self._told)
+
+    @property
+    def uncapped_minor(self) -> int:
+        """The same without caps and budget."""
+        return sum(one.uncapped_minor for one in self._told)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether publishers share the conversion."""
+        return self.commission is not None and self.commission.share_denominator > 1
+
+    @property
+    def _told(self) -> tuple[Commission, ...]:
+        return self.parts or ((self.commission,) if self.commission is not None else ())
 
     @property
     def status(self) -> str:
@@ -88,7 +115,7 @@ def newest(session: Session, actor: Actor, *, filters: Filters, limit: int) -> l
 
 def get(session: Session, actor: Actor, public_id: str) -> StatementLine:
     """The line of a conversion id or a commission id; NotFound for another party's as well."""
-    query = _query(actor, Filters()).where(
+    query = _query(actor, Filters(), commission_id=public_id).where(
         sa.or_(col(Conversion.id) == public_id, col(Commission.id) == public_id)
     )
     lines = _lines(session, actor, query)
@@ -155,12 +182,13 @@ def _status_is(status: str) -> sa.ColumnElement[bool]:
     return col(Commission.status) == status
 
 
-def _query(actor: Actor, filters: Filters) -> Any:
+def _query(actor: Actor, filters: Filters, *, commission_id: str = "") -> Any:
+    of_conversion = col(Commission.conversion_id) == col(Conversion.id)
     query: Any = (
         sa.select(Conversion, Attribution, Commission, col(Program.masks_order_ids))
         .join(Program, col(Program.id) == col(Conversion.program_id))
         .outerjoin(Attribution, col(Attribution.conversion_id) == col(Conversion.id))
-        .outerjoin(Commission, col(Commission.conversion_id) == col(Conversion.id))
+        .outerjoin(Commission, sa.and_(of_conversion, _part_of(actor, filters, commission_id)))
         .where(*conditions(actor, filters))
     )
     scoped: Any = scope_to_party(
@@ -172,18 +200,61 @@ def _query(actor: Actor, filters: Filters) -> Any:
     return scoped
 
 
+def _part_of(actor: Actor, filters: Filters, commission_id: str) -> sa.ColumnElement[bool]:
+    """Which commission of a conversion a line is about."""
+    if actor.role is Role.PUBLISHER:
+        return col(Commission.publisher_id) == actor.party_id
+    if filters.publisher_id is not None:
+        return col(Commission.publisher_id) == filters.publisher_id
+    return sa.or_(col(Commission.part) == 0, col(Commission.id) == commission_id)
+
+
 def _lines(session: Session, actor: Actor, query: Any) -> list[StatementLine]:
     rows = session.execute(query.execution_options(populate_existing=True)).all()
     refunded = _refunded(session, [conversion.id for conversion, *_ in rows])
+    found = [commission for _, _, commission, _ in rows if commission is not None]
+    shared = [one for one in found if one.share_denominator > 1]
+    parts: dict[str, tuple[Commission, ...]] = {}
+    clicks: dict[str, str] = {}
+    if shared and actor.role is Role.PUBLISHER:
+        clicks = _clicks(session, actor, shared)
+    elif shared:
+        parts = _parts(session, [one for one in shared if one.part == 0])
     return [
         StatementLine(
             _masked(conversion) if masks and actor.role is Role.PUBLISHER else conversion,
             attribution,
             commission,
             refunded.get(conversion.id, 0),
+            parts.get(commission.id if commission is not None else "", ()),
+            clicks.get(conversion.id),
         )
         for conversion, attribution, commission, masks in rows
     ]
+
+
+def _parts(session: Session, leads: Sequence[Commission]) -> dict[str, tuple[Commission, ...]]:
+    """All commissions of the conversions, by the id of their part 0."""
+    found: dict[str, list[Commission]] = {}
+    query = (
+        select(Commission)
+        .where(col(Commission.conversion_id).in_([one.conversion_id for one in leads]))
+        .order_by(col(Commission.position))
+        .execution_options(populate_existing=True)
+    )
+    for one in session.exec(query):
+        found.setdefault(one.conversion_id, []).append(one)
+    return {one.id: tuple(found[one.conversion_id]) for one in leads}
+
+
+def _clicks(session: Session, actor: Actor, shared: Sequence[Commission]) -> dict[str, str]:
+    """The publisher's own click of each of these conversions."""
+    query = sa.select(col(AttributionShare.conversion_id), col(AttributionShare.click_id)).where(
+        col(AttributionShare.conversion_id).in_([one.conversion_id for one in shared]),
+        col(AttributionShare.publisher_id) == actor.party_id,
+        col(AttributionShare.click_id).is_not(None),
+    )
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def _masked(conversion: Conversion) -> Conversion:

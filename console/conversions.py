@@ -95,10 +95,10 @@ def _url(query: dict[str, str]) -> str:
 
 
 def publisher_names(visit: Visit, lines: list[statements.StatementLine]) -> dict[str, str]:
-    """Names of the publishers that a list of conversions is attributed to."""
-    return reads.publisher_names(
-        visit.session, [line.attribution.publisher_id for line in lines if line.attribution]
-    )
+    """Names of the publishers that a list of conversions is attributed to, or that share them."""
+    named = [line.attribution.publisher_id for line in lines if line.attribution]
+    named += [part.publisher_id for line in lines for part in line.parts]
+    return reads.publisher_names(visit.session, named)
 
 
 def _detail(visit: Visit) -> Response:
@@ -121,6 +121,7 @@ def _detail(visit: Visit) -> Response:
         if line.commission
         else [],
         decision=decisions.of(visit, line),
+        publishers=publisher_names(visit, [line]) if line.parts else {},
         bookings=explanation.bookings,
         steps=explanation.steps,
         sub_ids=reads.sub_ids(line.attribution),

@@ -31,7 +31,6 @@ class Part:
     who: str
     weight: str
     role: str
-    is_paid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,7 @@ def of(visit: Visit, line: StatementLine) -> Decided | None:
         touches_left_out=found["touches_left_out"],
         parts=_parts(found, names),
         would_be=tuple(
-            Part(_name(row["publisher_id"], names), row["weight"], "", is_paid=False)
-            for row in found["would_be"]
+            Part(_name(row["publisher_id"], names), row["weight"], "") for row in found["would_be"]
         ),
         # What nobody's decision names as its reason stands above already.
         tried=tuple(
@@ -129,8 +127,6 @@ def _parts(found: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Part, ..
             _name(row["publisher_id"], names),
             row["weight"],
             row["role"],
-            is_paid=row["publisher_id"] is not None
-            and row["publisher_id"] == found["publisher_id"],
         )
         for row in rows
     )

@@ -1,13 +1,14 @@
 """Conversions as their parties see them, and the orders that could not be recorded."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from commissions import statements
-from commissions.models import CommissionStatus
+from commissions.models import Commission, CommissionStatus
 from commissions.statements import Filters, StatementLine
 from kernel import pages
 from kernel.errors import Forbidden, NotFound
@@ -54,8 +55,22 @@ class AttributionView(BaseModel):
     reason: str
 
 
+class PartView(BaseModel):
+    """One publisher's part of a commission that several share."""
+
+    commission_id: str
+    publisher: PublisherRef
+    share: str = Field(description="An exact fraction of the whole, such as `1/3`.")
+    commission: MoneyAmount
+    status: str
+    reason: str
+
+
 class ConversionView(BaseModel):
     """A conversion with its attribution and where its commission stands.
+
+    A publisher has its own part in `commission`, and `share` says what part of the whole that is;
+    advertisers and managers have the whole, and who gets what of it in `parts`.
 
     `order_id` is a mask of it for publishers where the program wants that. `sub_ids` are the
     publisher's own and not shown to advertisers.
@@ -77,6 +92,11 @@ class ConversionView(BaseModel):
     amount: MoneyAmount
     refunded: MoneyAmount
     commission: MoneyAmount | None
+    uncapped_commission: MoneyAmount | None = Field(
+        description="What it was without caps and budget when it was booked last."
+    )
+    share: str | None = Field(description="Its part of a commission that is shared; else `1`.")
+    parts: list[PartView] = Field(description="Who shares the commission; not for publishers.")
     status: str
     reason: str
     lock_at: Time | None
@@ -150,7 +170,9 @@ def filters_of(session: Session, actor: Actor, query: ConversionQuery) -> Filter
 def views(session: Session, actor: Actor, lines: Sequence[StatementLine]) -> list[ConversionView]:
     """The lines as answers, with everything they name fetched once for the whole page."""
     programs = lookups.program_refs(session, (line.conversion.program_id for line in lines))
-    publishers = lookups.publisher_refs(session, (_publisher_id(line) for line in lines))
+    named = [_publisher_id(line) for line in lines]
+    named += [part.publisher_id for line in lines for part in line.parts]
+    publishers = lookups.publisher_refs(session, named)
     return [
         _view(
             line,
@@ -158,6 +180,7 @@ def views(session: Session, actor: Actor, lines: Sequence[StatementLine]) -> lis
             publisher=publishers.get(_publisher_id(line) or ""),
             click_id=_click_id(line, actor),
             sub_ids=_sub_ids(line, actor),
+            parts=[_part(part, publishers[part.publisher_id]) for part in line.parts],
             shows_own=actor.role is not Role.PUBLISHER,
         )
         for line in lines
@@ -171,6 +194,7 @@ def _view(
     publisher: PublisherRef | None,
     click_id: str | None,
     sub_ids: dict[str, str],
+    parts: list[PartView],
     shows_own: bool,
 ) -> ConversionView:
     conversion, commission, attribution = line.conversion, line.commission, line.attribution
@@ -191,9 +215,12 @@ def _view(
         coupon=conversion.coupon,
         amount=MoneyAmount(minor=conversion.amount_minor, currency=currency),
         refunded=MoneyAmount(minor=line.refunded_minor, currency=currency),
-        commission=MoneyAmount(minor=commission.amount_minor, currency=commission.currency)
+        commission=_money(line.commission_minor, commission.currency) if commission else None,
+        uncapped_commission=_money(line.uncapped_minor, commission.currency)
         if commission
         else None,
+        share=None if commission is None else "1" if parts else _share(commission),
+        parts=parts,
         status=line.status,
         reason=line.reason,
         lock_at=commission.lock_at if commission else None,
@@ -215,6 +242,21 @@ def _view(
     )
 
 
+def _part(part: Commission, publisher: PublisherRef) -> PartView:
+    return PartView(
+        commission_id=part.id,
+        publisher=publisher,
+        share=_share(part),
+        commission=MoneyAmount(minor=part.amount_minor, currency=part.currency),
+        status=part.status,
+        reason=part.reason,
+    )
+
+
+def _share(commission: Commission) -> str:
+    return str(Fraction(commission.share_numerator, commission.share_denominator))
+
+
 def _money(amount_minor: int | None, currency: str) -> MoneyAmount | None:
     return None if amount_minor is None else MoneyAmount(minor=amount_minor, currency=currency)
 
@@ -231,7 +273,7 @@ def _click_id(line: StatementLine, actor: Actor) -> str | None:
     if actor.role is Role.PUBLISHER:
         # The owner of a coupon has no business with the click of the one who sent the visitor.
         is_own = attribution is not None and attribution.publisher_id == actor.party_id
-        return attribution.click_id if attribution and is_own else None
+        return attribution.click_id if attribution and is_own else line.click_id
     # What was credited goes before what was reported: the two differ when a reported id was
     # forged or another publisher's.
     if attribution is not None and attribution.click_id is not None:
@@ -240,9 +282,13 @@ def _click_id(line: StatementLine, actor: Actor) -> str | None:
 
 
 def _sub_ids(line: StatementLine, actor: Actor) -> dict[str, str]:
-    if line.attribution is None or actor.role is Role.ADVERTISER or _click_id(line, actor) is None:
+    attribution = line.attribution
+    if attribution is None or actor.role is Role.ADVERTISER or _click_id(line, actor) is None:
         return {}
-    return dict(line.attribution.sub_ids)
+    if actor.role is Role.PUBLISHER and attribution.publisher_id != actor.party_id:
+        # They are those of the click that the order counts for.
+        return {}
+    return dict(attribution.sub_ids)
 
 
 ENDPOINTS = (

@@ -194,11 +194,13 @@ def conversion(
     items: Sequence[dict[str, Any]] = (),
     clicked: Click | None = None,
     decided: bool = True,
+    shares: Sequence[tuple[Publisher, int, int]] = (),
     **facts: Any,
 ) -> Conversion:
     """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0.
 
-    One that is not `decided` has no attribution yet.
+    One that is not `decided` has no attribution yet. `shares` are (publisher, numerator,
+    denominator), one of them of `who`, who has all of it without.
     """
     number, identity = _id("cnv")
     at = facts.get("occurred_at", NOW)
@@ -221,16 +223,17 @@ def conversion(
         session.add(ConversionItem(**row))
     if decided:
         session.add(_attribution(made, who, clicked))
-    if decided and who:
+    parts = shares or ([(who, 1, 1)] if who else [])
+    for position, (publisher_of, numerator, denominator) in enumerate(parts if decided else ()):
         session.add(
             AttributionShare(
                 conversion_id=made.id,
-                position=0,
-                publisher_id=who.id,
-                numerator=1,
-                denominator=1,
-                role="converter",
-                click_id=clicked.id if clicked else None,
+                position=position,
+                publisher_id=publisher_of.id,
+                numerator=numerator,
+                denominator=denominator,
+                role="converter" if publisher_of is who else "contributor",
+                click_id=clicked.id if clicked and publisher_of is who else None,
             )
         )
     session.flush()

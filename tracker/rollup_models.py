@@ -117,6 +117,11 @@ class RollupConversion(SQLModel, table=True):
     country: str
     device: str
     sub_ids: dict[str, str] = json_column()
+    others: dict[str, int] = json_column(
+        default_factory=dict,
+        sa_column_kwargs={"server_default": "{}"},
+        description="Commission of the other publishers that share it, by their numbers.",
+    )
 
 
 class LinkTarget(SQLModel, table=True):

@@ -27,10 +27,14 @@ _DECLINED: Final = "declined"
 
 
 class Earned(NamedTuple):
-    """What a conversion's commission stands at."""
+    """What a conversion's commission stands at: `minor` for the publisher for whom it counts.
+
+    `others` are (publisher, minor units) of those that share it.
+    """
 
     currency: str
     minor: int
+    others: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Counted:
     country: str
     device: str
     sub_ids: Mapping[str, str]
+    others: Mapping[str, int]
 
     def add_to(self, tally: Tally, sign: int = 1) -> None:
         """Add to the sums, or with -1 take out. Two currencies are two rows."""
@@ -67,6 +72,16 @@ class Counted:
                     currency=currency,
                     values=values,
                 )
+        for number, minor in self.others.items():
+            # The order and its click are counted once; whoever shares it earns without them.
+            tally.add(
+                (0, 0, 0, 0, 0, 0, 0, sign * minor),
+                hour=self.hour,
+                program=self.program_number,
+                publisher=int(number),
+                currency=self.commission_currency,
+                values=[("country", self.country), ("device", self.device)],
+            )
 
     def _values(self) -> list[tuple[str, str]]:
         values = [("country", self.country), ("device", self.device)]
@@ -207,15 +222,18 @@ def _as_they_stand(
     earned: Mapping[str, Earned],
 ) -> Iterator[Counted]:
     facts = [_Facts(*row) for row in session.execute(_FACTS, {"ids": list(ids)})]
+    numbers = _numbers(session, earned)
     taken_back = _taken_back(session, facts)
     met = _met(session, facts, before)
     for row in facts:
         old = before.get(row.id)
         link, device = met.get(row.click_id or "", ("", Device.UNKNOWN.value))
-        commission = earned.get(row.id)
-        if commission is None and old is not None:
+        commission, others = earned.get(row.id), old.others if old is not None else {}
+        if commission is not None:
+            others = {numbers[name]: minor for name, minor in commission.others if minor}
+        elif old is not None:
             commission = Earned(old.commission_currency, old.commission_minor)
-        elif commission is None:
+        else:
             commission = Earned(row.program_currency, 0)
         sub_ids = row.sub_ids
         yield Counted(
@@ -233,7 +251,19 @@ def _as_they_stand(
             country=row.click_country or row.country or "",
             device=device,
             sub_ids={slot: sub_ids[slot] for slot in SUB_IDS if sub_ids.get(slot)},
+            others=others,
         )
+
+
+def _numbers(session: Session, earned: Mapping[str, Earned]) -> dict[str, str]:
+    """The numbers of publishers that share orders with others, as the sums name them."""
+    wanted = sorted({name for one in earned.values() for name, _ in one.others})
+    if not wanted:
+        return {}
+    found = session.execute(
+        sa.select(col(Publisher.id), col(Publisher.number)).where(col(Publisher.id).in_(wanted))
+    )
+    return {name: str(number) for name, number in found}
 
 
 def _met(

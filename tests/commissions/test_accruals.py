@@ -50,6 +50,11 @@ def _setting(session: Session, *rules: dict[str, Any]) -> tuple[Program, Publish
     return program, who
 
 
+def _all(session: Session) -> list[Commission]:
+    query = select(Commission).order_by(col(Commission.seq), col(Commission.part))
+    return list(session.exec(query.execution_options(populate_existing=True)))
+
+
 def _accrue(session: Session, sale: Conversion, **facts: Any) -> Commission:
     commission = accruals.accrue(session, sale.id, **{"hold_reason": None, "now": NOW} | facts)
     assert commission is not None
@@ -345,10 +350,86 @@ def test_a_budget_is_spent_in_booking_order(sqlite_engine: Engine) -> None:
         capped = [_accrue(session, sale) for sale in sales]
 
         assert [one.amount_minor for one in capped] == [1000, 500, 0]
-        assert [one.reason for one in capped] == ["", "capped", "capped"]
+        assert [one.reason for one in capped] == ["", "program_budget", "program_budget"]
+        assert [one.uncapped_minor for one in capped] == [1000, 1000, 1000]
+        assert [one.status for one in capped] == ["pending", "pending", "capped"]
         make.change(session, sales[0], ChangeKind.CANCEL)
         accruals.apply_changes(session, sales[0].id, now=LATER)
         assert _amounts(session) == [0, 1000, 500]
+        # The room that became free went to the orders that a cap had cut, in their order.
+        assert [(one.status, one.reason) for one in _all(session)] == [
+            ("reversed", "cancelled"),
+            ("pending", ""),
+            ("pending", "program_budget"),
+        ]
+        assert list(check(session)) == []
+
+
+def test_room_freed_in_a_window_goes_to_its_own_orders_only(engine: Engine) -> None:
+    caps = {"per_publisher_window_minor": 1500, "window": "calendar_month"}
+    with unit_of_work(engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(session, program, caps=caps)
+        earlier = NOW - timedelta(days=31)
+        times = [earlier, earlier, NOW, NOW, NOW]
+        sales = [make.conversion(session, program, who, occurred_at=at) for at in times]
+        for sale in sales:
+            _accrue(session, sale)
+        assert _amounts(session) == [1000, 500, 1000, 500, 0]
+        assert [one.status for one in _all(session)][-2:] == ["pending", "capped"]
+        assert _all(session)[-1].reason == "publisher_cap"
+
+        make.change(session, sales[2], ChangeKind.REFUND, amount_minor=5_000)
+        accruals.apply_changes(session, sales[2].id, now=LATER)
+
+        # 500 fewer of the third order: the fourth has its whole thousand, nothing is left for the
+        # fifth, and the month before keeps what it had.
+        assert _amounts(session) == [1000, 500, 500, 1000, 0]
+        assert [one.status for one in _all(session)][-2:] == ["pending", "capped"]
+        assert list(check(session)) == []
+
+
+def test_an_order_that_is_cut_off_is_never_payable_and_stands_again_with_room(
+    engine: Engine,
+) -> None:
+    with unit_of_work(engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(session, program, caps={"budget_minor": 1000})
+        first, second = (make.conversion(session, program, who) for _ in range(2))
+        _accrue(session, first)
+        assert _accrue(session, second).status == "capped"
+        locked = NOW + timedelta(days=60)
+        assert accruals.sweep(session, now=locked, rows_max=10) == 1
+        assert [one.status for one in _all(session)] == ["payable", "capped"]
+
+        make.change(session, first, ChangeKind.CANCEL)
+        accruals.apply_changes(session, first.id, now=locked)
+        assert [one.status for one in _all(session)] == ["reversed", "pending"]
+        assert accruals.sweep(session, now=locked, rows_max=10) == 1
+        assert [(one.status, one.amount_minor) for one in _all(session)] == [
+            ("reversed", 0),
+            ("payable", 1000),
+        ]
+        assert list(check(session)) == []
+
+
+def test_a_held_order_stays_held_however_much_is_cut_and_is_capped_when_released(
+    sqlite_engine: Engine,
+) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(session, program, caps={"budget_minor": 1000})
+        first, second = (make.conversion(session, program, who) for _ in range(2))
+        _accrue(session, first)
+        assert _accrue(session, second, hold_reason=Reason.FRAUD_SUSPECTED).status == "held"
+
+        accruals.release(session, second.id, actor="usr_1", now=LATER)
+
+        found = _all(session)[1]
+        assert (found.status, found.reason, found.amount_minor) == ("capped", "program_budget", 0)
+        make.change(session, second, ChangeKind.DECLINE)
+        accruals.apply_changes(session, second.id, now=LATER)
+        assert _all(session)[1].status == "declined"
         assert list(check(session)) == []
 
 

@@ -2,7 +2,9 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 from sqlmodel import Session
 
-from commissions import accruals
+from commissions import accruals, plans, replays
 from commissions.accruals import Task
 from commissions.checks import check
 from commissions.models import Commission
@@ -102,6 +104,7 @@ class _History:
         self.session = session
         self.program: Program = make.program(session)
         self.publishers: list[Publisher] = [make.publisher(session) for _ in range(2)]
+        self.third = make.publisher(session)
         make.plan(session, self.program, *rules, **document)
         if name in LATER:
             make.plan(session, self.program, *LATER[name], effective_from=NOW - timedelta(days=15))
@@ -130,10 +133,17 @@ class _History:
 
     def _sell(self, what: str, which: int, amount_minor: int, now: datetime) -> None:
         items = [{"amount_minor": amount_minor}, {"amount_minor": which}] if which % 2 else []
+        first, second = self.publishers
+        shares = {
+            3: [(first, 1, 3), (second, 2, 3)],
+            4: [(first, 3, 7), (self.third, 2, 7), (second, 2, 7)],
+            9: [(self.third, 1, 6), (second, 5, 6)],
+        }
         sale = make.conversion(
             self.session,
             self.program,
             self.publishers[which % 2] if which else None,
+            shares=shares.get(which, ()),
             items=items,
             amount_minor=amount_minor + (which if items else 0),
             # Some come in late, some are taken over with the history of another network.
@@ -166,7 +176,7 @@ def books(session: Session) -> dict[str, list[Any]]:
     transaction, posting = tables["ledger_transaction"], tables["posting"]
     debit, credit = account.alias("debit"), account.alias("credit")
     queries: dict[str, sa.Select[Any]] = {
-        "commissions": _all("commission", "seq", "id"),
+        "commissions": _all("commission", "seq", "id").order_by(tables["commission"].c.part),
         "bookings": _all("booking", "seq", "id", "seq"),
         "steps": _all("commission_step", "seq", "seq"),
         "postings": sa.select(
@@ -292,3 +302,46 @@ def test_a_backlog_is_booked_alike_in_short_and_in_long_transactions(
 
         for part, rows in one_by_one.items():
             assert together[part] == rows, part
+
+
+def test_batches_booked_at_the_same_time_leave_what_a_fold_of_them_gives(engine: Engine) -> None:
+    """Workers that meet at one counter and one budget: real transactions, each waiting its turn."""
+    levels = [{"from": 1, "percent": "5"}, {"from": 9, "percent": "7.5"}]
+    rule = tiers("volume", "count", levels, scope=["program"])
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        who = [make.publisher(session) for _ in range(3)]
+        make.plan(session, program, rule, caps={"budget_minor": 9_000})
+        parts = [(who[0], 1, 3), (who[1], 1, 3), (who[2], 1, 3)]
+        sales = [
+            make.conversion(
+                session, program, who[at % 3], shares=parts if at % 4 == 0 else (), country="DE"
+            )
+            for at in range(24)
+        ]
+        for sale in sales[::5]:
+            make.change(session, sale, ChangeKind.REFUND, amount_minor=3_333)
+        ids = [sale.id for sale in sales]
+        program_id = program.id
+    start = threading.Barrier(4)
+
+    def work_some(own: Sequence[str]) -> None:
+        start.wait(timeout=30)
+        for at in range(0, len(own), 2):
+            tasks = [Task(kind, one) for one in own[at : at + 2] for kind in ("accrue", "changes")]
+            with unit_of_work(engine) as session:
+                accruals.book(session, tasks, now=BOOKED_AT)
+
+    with ThreadPoolExecutor(max_workers=4) as workers:
+        for done in [workers.submit(work_some, ids[at::4]) for at in range(4)]:
+            done.result(timeout=120)
+
+    with Session(engine) as session:
+        [version] = plans.facts_of(session, program_id)
+        story = replays.load(session, *replays.group(program_id, None, (None, None)))
+        priced = replays.price(plans.parsed(session, version.id), replays.events(story))
+        assert {name: one.commission_minor for name, one in priced.items()} == story.amounts
+        assert len(story.amounts) == 24
+        # 24 orders of 100.00 less five refunds come to more at 7.5 %; the budget is used up.
+        assert sum(story.amounts.values()) == 9_000
+        assert list(check(session)) == []

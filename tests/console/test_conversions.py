@@ -156,7 +156,7 @@ def test_a_shared_order_shows_every_part(browser: Browser, world: World) -> None
     said = text(card(browser.open(f"/conversions/{order.id}").text))
 
     assert "Rival 1/3 began it" in said
-    assert "2/3 completed it · paid the commission" in said
+    assert "2/3 completed it" in said
     assert "Has a part" in said
     assert "Decides" not in said
 

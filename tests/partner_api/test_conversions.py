@@ -5,11 +5,12 @@ from typing import Any
 
 from sqlmodel import Session
 
-from commissions import plans
+from commissions import accruals, plans
 from kernel import clock
 from kernel.clock import to_rfc3339
 from kernel.database import unit_of_work
 from network.models import Program, Publisher
+from tests import make
 from tests.partner_api.world import Api, World, add_conversion, plan_document
 from tracker.models import IntakeRefusal
 
@@ -55,6 +56,9 @@ def expected_view(api: Api, world: World) -> dict[str, Any]:
         "amount": {"minor": 12345, "currency": "EUR"},
         "refunded": {"minor": 0, "currency": "EUR"},
         "commission": {"minor": 1235, "currency": "EUR"},
+        "uncapped_commission": {"minor": 1235, "currency": "EUR"},
+        "share": "1",
+        "parts": [],
         "status": "pending",
         "reason": "",
         "lock_at": to_rfc3339(at + timedelta(days=30)),
@@ -311,3 +315,41 @@ def test_a_reading_request_writes_nothing(api: Api, world: World) -> None:
         api.get(world.publishers[0], f"/v1/commissions/{world.conversion_ids[0]}/explain")
         after = session.connection().exec_driver_sql("PRAGMA data_version").scalar()
     assert before == after
+
+
+def test_who_sees_a_shared_order_sees_its_parts_and_who_shares_it_its_own(
+    api_on_both: Api, world_on_both: World
+) -> None:
+    api, world = api_on_both, world_on_both
+    one, two = world.publishers
+    with unit_of_work(api.context.engine) as session:
+        program = session.get_one(Program, world.programs[0].id)
+        first, second = (session.get_one(Publisher, side.id) for side in (one, two))
+        shares = [(first, 1, 3), (second, 2, 3)]
+        facts: dict[str, Any] = {"amount_minor": 1_000, "occurred_at": world.ordered_at}
+        sale = make.conversion(session, program, second, shares=shares, **facts)
+        accruals.accrue(session, sale.id, hold_reason=None, now=make.NOW)
+        sale_id = sale.id
+
+    whole = api.get(world.manager, f"/v1/conversions/{sale_id}").json()
+    assert (
+        api.get(world.advertisers[0], f"/v1/conversions/{sale_id}").json()["parts"]
+        == (whole["parts"])
+    )
+    assert whole["commission"] == {"minor": 100, "currency": "EUR"}
+    assert [(part["share"], part["commission"]["minor"]) for part in whole["parts"]] == [
+        ("1/3", 33),
+        ("2/3", 67),
+    ]
+    assert [part["publisher"]["id"] for part in whole["parts"]] == [one.id, two.id]
+    for side, other, share, minor in ((one, two, "1/3", 33), (two, one, "2/3", 67)):
+        for path in (f"/v1/conversions/{sale_id}", f"/v1/commissions/{sale_id}/explain"):
+            answer = api.get(side, path)
+            assert answer.status_code == 200
+            assert other.id not in answer.text
+        own = api.get(side, f"/v1/conversions/{sale_id}").json()
+        assert (own["share"], own["commission"]["minor"], own["parts"]) == (share, minor, [])
+        assert own["publisher"]["id"] == side.id
+        # The other's commission is not there, whatever its id.
+        foreign = next(part for part in whole["parts"] if part["publisher"]["id"] == other.id)
+        assert api.get(side, f"/v1/conversions/{foreign['commission_id']}").status_code == 404

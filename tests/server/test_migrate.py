@@ -153,3 +153,48 @@ def _insert(connection: sa.Connection, table: str, **values: object) -> None:
     names = ", ".join(values)
     marks = ", ".join(f":{name}" for name in values)
     connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)  # noqa: S608 - our own names
+
+
+def test_what_was_booked_for_one_publisher_stays_booked_as_it_was(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'before.db'}"
+    command.upgrade(migrate.config(url), "0010")
+    engine = connect(url)
+    with engine.begin() as connection:
+        for table in ("advertiser", "publisher"):
+            _insert(connection, table, id=table[0])
+        _insert(connection, "program", id="p", advertiser_id="a")
+        _insert(connection, "conversion", id="c", program_id="p")
+        _insert(
+            connection,
+            "commission",
+            conversion_id="c",
+            program_id="p",
+            publisher_id="p",
+            advertiser_id="a",
+            plan_version_id=None,
+            seq=1,
+            amount_minor=700,
+            claimed_minor=700,
+        )
+        _insert(connection, "booking", conversion_id="c", total_minor=700)
+        _insert(connection, "payout_run", id="r")
+        _insert(connection, "payout", id="y", run_id="r", publisher_id="p")
+        _insert(connection, "payout_line", payout_id="y", conversion_id="c", amount_minor=700)
+
+    migrate.upgrade(url)
+
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.text(
+                "SELECT part, share_numerator, share_denominator, amount_minor, uncapped_minor, "
+                "claimed_minor FROM commission"
+            )
+        )
+        assert [tuple(row) for row in found] == [(0, 1, 1, 700, 700, 700)]
+        booked = connection.execute(sa.text("SELECT part, total_minor FROM booking"))
+        assert [tuple(row) for row in booked] == [(0, 700)]
+        paid = connection.execute(sa.text("SELECT conversion_id, amount_minor FROM payout_line"))
+        assert [tuple(row) for row in paid] == [("c", 700)]
+        with pytest.raises(sa.exc.IntegrityError, match="append-only"):
+            connection.execute(sa.text("UPDATE payout_line SET amount_minor = 1"))
+    engine.dispose()
