@@ -1,5 +1,7 @@
 """Publisher groups on the console."""
 
+from typing import Any
+
 from sqlmodel import Session, select
 
 from network.models import PublisherGroup, PublisherGroupChange
@@ -17,12 +19,8 @@ def test_a_manager_makes_a_group_and_fills_it(browser: Browser, world: World) ->
     assert HOSTILE not in page
     assert world.program.name in page
     codes = f" {world.publisher.code}\r\n\r\n{world.other_publisher.code}"
-    kept = browser.send(
-        "/groups/gold/members",
-        on="/groups/gold",
-        publishers=codes,
-        **{"from": "2026-03-01T10:00"},
-    )
+    fields: dict[str, Any] = {"publishers": codes, "from": "2026-03-01T10:00"}
+    kept = browser.send("/groups/gold/members", on="/groups/gold", **fields)
     assert kept.headers["location"] == "/groups/gold?done=members_kept"
     left = browser.send("/groups/gold/members", on="/groups/gold", publishers=world.publisher.code)
     assert left.status_code == 303

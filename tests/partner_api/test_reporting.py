@@ -1,5 +1,7 @@
 """How orders are reported, by the API: set, read, audited, and nobody else's business."""
 
+from typing import Any
+
 from sqlmodel import select
 
 from kernel import clock
@@ -12,7 +14,7 @@ from tracker.models import Arrival, ConversionChange
 
 def test_modes_and_words_are_set_and_audited(api: Api, world: World) -> None:
     side, path = world.advertisers[0], "/v1/programs/shop-1/reporting"
-    nothing = {"duplicates": {}, "status_words": {}, "other_currencies": []}
+    nothing: dict[str, Any] = {"duplicates": {}, "status_words": {}, "other_currencies": []}
     assert api.get(side, path).json() == nothing
     wanted = {"duplicates": {"sale": "edit"}, "status_words": {"Lead": "pending"}}
     for _ in range(2):
