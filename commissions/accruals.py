@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from commissions import plans, replays, shares, states
+from commissions import conversion_rates, plans, replays, shares, states
 from commissions.batches import SYSTEM, Batch, Cause
 from commissions.bookings import Move
 from commissions.choosing import Prepared, subject_of
@@ -60,14 +60,15 @@ _CHANGES = (
 
 _SWEPT = (CommissionStatus.PENDING, CommissionStatus.APPROVED)
 
-ACCRUE, CHANGES, RELEASE, VOID = "accrue", "changes", "release", "void"
+ACCRUE, CHANGES, RELEASE, VOID, RATED = "accrue", "changes", "release", "void", replays.RATED
 
 
 class Task(NamedTuple):
     """What is to be done for a conversion.
 
     `accrue` books its order, held with a `reason`; `changes` what its advertiser said since;
-    `release` ends the hold; `void` declines it for good with a `reason`.
+    `release` ends the hold; `void` declines it for good with a `reason`; `rated` books what waited
+    for an exchange rate, once there is one.
     """
 
     kind: str
@@ -104,6 +105,8 @@ def book(
     one that was not attributed; then nothing is booked for any of them.
     """
     _check_codes(tasks)
+    conversion_rates.fix(session, _ids(tasks, ACCRUE), now=now)
+    rated = conversion_rates.fix_waiting(session, _ids(tasks, RATED), now=now)
     orders = replays.intake(session, _ids(tasks, ACCRUE))
     batch = Batch(session, now=now)
     batch.count(counted)
@@ -111,9 +114,10 @@ def book(
     batch.lock(_programs_of(session, every))
     booked = batch.read(every)
     changes = _changes(session, _ids(tasks, CHANGES))
-    followed = {*changes, *_ids(tasks, RELEASE), *_ids(tasks, VOID)}
+    followed = {*changes, *_ids(tasks, RELEASE), *_ids(tasks, VOID), *rated}
     batch.read_ahead([one for one in booked if one in followed])
     arrivals = _arrivals(batch, tasks, orders, booked)
+    conversion_rates.want(session, [one for one in arrivals if arrivals[one].fact.waits])
     _read_ahead(batch, arrivals.values(), followed)
     count = 0
     for task in tasks:
@@ -121,6 +125,8 @@ def book(
         arrival = arrivals.pop(task.conversion_id, None) if task.kind == ACCRUE else None
         if arrival is not None:
             booked[task.conversion_id] = _accrue(batch, arrival)
+        elif task.kind == RATED and task.conversion_id not in rated:
+            continue
         elif task.kind != ACCRUE and task.conversion_id in booked:
             told = changes.pop(task.conversion_id, []) if task.kind == CHANGES else []
             _follow(batch, booked[task.conversion_id], task, told)
@@ -184,6 +190,7 @@ def sweep(session: Session, *, now: datetime, rows_max: int) -> int:
         col(Commission.status).in_(_SWEPT),
         col(Commission.lock_at) <= now,
         ~waits_for_a_person(),
+        ~conversion_rates.is_waiting(),
     )
     batch = Batch(session, now=now)
     candidates = states.find(session, *where, limit=rows_max)
@@ -260,7 +267,16 @@ def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arriv
     if not payee or fact.is_test:
         return None
     if payee != fact.order.publisher:
-        fact = replace(fact, order=replace(fact.order, publisher=payee, shares=shared))
+        order = replace(
+            fact.order,
+            publisher=payee,
+            shares=shared,
+            publisher_groups=(),
+            months_since_first=None,
+        )
+        fact = replace(fact, order=order)
+    if plan is not None and not replays.convertible(plan, fact.order):
+        fact = replace(fact, waits=True)
     commission = _blank(fact, terms, version.id if version else None, batch.now)
     _share(commission, shared, batch.now)
     if plan is None or not _stands_alone(batch, plan, fact):
@@ -362,7 +378,7 @@ def _follow(
         _apply(batch, commission, change, is_imported=imported)
     if task.kind == CHANGES or batch.is_booked(f"{task.kind}:{one}"):
         return
-    if task.kind == VOID or batch.is_booked(f"hold:{one}"):
+    if task.kind in {VOID, RATED} or batch.is_booked(f"hold:{one}"):
         cause = Cause(f"{task.kind}:{one}", task.kind, task.reason, task.actor)
         batch.happen(commission, Happening(one, task.kind, batch.now), cause)
 

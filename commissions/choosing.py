@@ -10,7 +10,15 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import NamedTuple
 
-from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
+from commissions.order_events import (
+    EventError,
+    Line,
+    Order,
+    Remaining,
+    RemainingLine,
+    Share,
+    StoredRate,
+)
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
 from commissions.tiers import Number, plain, window_of
 from kernel.money import EXPONENTS, sum_exact
@@ -117,19 +125,33 @@ def subject_of(plan: Plan, order: Order) -> Subject:
 def rate_of(plan: Plan, order: Order) -> Fraction:
     """Minor units of the plan's currency for one of the order's, at the order date's rate.
 
-    The last published rate on or before the local order date; EventError when there is none.
+    EventError when there is none.
+    """
+    used = rate_used(plan, order)
+    if used is None:
+        return _ONE
+    scale = Fraction(10) ** (EXPONENTS[plan.currency] - EXPONENTS[order.currency or plan.currency])
+    return used.value * scale
+
+
+def rate_used(plan: Plan, order: Order) -> StoredRate | None:
+    """The rate an order is converted by; None for one in the plan's currency.
+
+    The last one that the plan publishes on or before the local order date, else the one that is
+    stored with the order; EventError when there is none.
     """
     currency = order.currency or plan.currency
     if currency == plan.currency:
-        return _ONE
+        return None
     day = order.at.astimezone(plan.zone).date().isoformat()
     published = plan.rates.by_date if plan.rates else {}
     usable = [date for date in published if date <= day and currency in published[date]]
-    if not usable:
+    if usable:
+        rates = published[max(usable)]
+        return StoredRate(rates[plan.currency] / rates[currency], max(usable), "plan")
+    if order.rate is None:
         raise EventError([(f"conversion {order.id}.currency", f"no rate for {currency} on {day}")])
-    rates = published[max(usable)]
-    scale = Fraction(10) ** (EXPONENTS[plan.currency] - EXPONENTS[currency])
-    return rates[plan.currency] / rates[currency] * scale
+    return order.rate
 
 
 def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepared:
@@ -305,12 +327,15 @@ def _out_of_bounds(rule: Rule, order: Order, total: Fraction) -> str | None:
         return "order total is not over the bound"
     if when.max_order_minor is not None and total > when.max_order_minor:
         return "order total is over the maximum"
-    months = order.months_since_first
     if when.within_months_of_first is None:
         return None
-    if months is None or months >= when.within_months_of_first:
-        return "too long after the first payment"
-    return None
+    return _too_late(order.months_since_first, when.within_months_of_first)
+
+
+def _too_late(months: int | None, months_max: int) -> str | None:
+    if months is None:
+        return "when the customer first paid is unknown"
+    return "too long after the first payment" if months >= months_max else None
 
 
 def _named(rule: Rule) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from commissions.models import Commission
+from commissions.models import Commission, ConversionRate
 from commissions.plan_document import Plan, Tiers
 from commissions.rules import CounterKey
 from commissions.states import State
@@ -47,6 +47,12 @@ def _sums() -> sa.Select[Any]:
 
 
 _SUMS = _sums()
+_rates = ConversionRate.metadata.tables["conversion_rate"]
+_CONVERTED = (
+    sa.select(_rates.c.conversion_id)
+    .where(_rates.c.program_id == sa.bindparam("program_id"))
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Counters:
         self._session = session
         self._before_reading = before_reading
         self._sums: dict[_Window, dict[str, _Sum]] = {}
+        self._converted: dict[str, bool] = {}
 
     def read_ahead(self, orders: Iterable[tuple[Plan, State, Sequence[CounterKey]]]) -> None:
         """Read what these orders will ask for, before anything is booked for them."""
@@ -100,11 +107,12 @@ class Counters:
     def value(self, plan: Plan, commission: State, key: CounterKey) -> int | None:
         """Where the counter stands for the commission's publisher; None where sums cannot say it.
 
-        They cannot where the columns do not hold what the rule counts, or where orders of another
-        plan version are in the window.
+        They cannot where the columns do not hold what the rule counts, where orders of another
+        plan version are in the window, or where the program has converted orders: what these are
+        worth exactly is no whole number.
         """
         tiers = summable(plan, key)
-        if tiers is None:
+        if tiers is None or self._converts(commission.program_id):
             return None
         window = _window(commission, tiers)
         sums = self._sums.get(window, {})
@@ -129,6 +137,12 @@ class Counters:
             one.count -= _counts(base_minor, units)
             if before is None and commission.plan_version_id != window.version_id:
                 one.foreign += 1
+
+    def _converts(self, program_id: str) -> bool:
+        if program_id not in self._converted:
+            found = self._session.execute(_CONVERTED, {"program_id": program_id}).first()
+            self._converted[program_id] = found is not None
+        return self._converted[program_id]
 
     def _read(self, window: _Window, publisher_ids: Sequence[str]) -> None:
         sums = self._sums.setdefault(window, {})
@@ -155,6 +169,8 @@ def summable(plan: Plan, key: CounterKey) -> Tiers | None:
     everything = plan.base_rules == (rule,) and not rule.when.values and not rule.when.bound
     always = rule.effective_from is None and rule.effective_to is None
     converted = plan.rates is not None or bool(plan.suppressed_coupons)
+    if rule.base != "net" and tiers.measure == "commissionable":
+        return None
     if converted or not always or not (tiers.measure == "sales" or everything):
         return None
     return tiers

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from sqlmodel import Session, col, select
 
-from commissions import shares, statements, unconfirmed
+from commissions import fact_words, shares, statements, unconfirmed
 from commissions.models import (
     Booking,
     Commission,
@@ -120,6 +120,9 @@ def _conversion(session: Session, line: StatementLine) -> dict[str, Any]:
         "currency": one.currency,
         "amount_minor": one.amount_minor,
         "country": one.country,
+        "country_billing": one.country_billing,
+        "country_site": one.country_site,
+        "site": one.site,
         "customer": one.customer,
         "coupon": one.coupon,
         "items": [
@@ -129,6 +132,9 @@ def _conversion(session: Session, line: StatementLine) -> dict[str, Any]:
                 "category": item.category,
                 "quantity": item.quantity,
                 "amount_minor": item.amount_minor,
+                "vat_percent": item.vat_percent,
+                "net_minor": item.net_minor,
+                "revenue_minor": item.revenue_minor,
             }
             for item in statements.items(session, one.id)
         ],
@@ -319,8 +325,9 @@ def _booking_sentences(
         amount = format_amount(event["amount_minor"], order_currency)
         yield "Refunded: {amount} {currency}.", {"amount": amount, "currency": order_currency}
     lines = booking.get("lines", [])
+    yield from fact_words.sentences(booking, lines[:_LINES_TOLD])
     for line in lines[:_LINES_TOLD]:
-        yield from _line_sentences(line, currency)
+        yield from _line_sentences(line, currency, booking.get("order_currency", currency))
     if len(lines) > _LINES_TOLD:
         yield "And {count} more lines.", {"count": len(lines) - _LINES_TOLD}
     for bonus in booking.get("bonuses", []):
@@ -352,22 +359,25 @@ _OPENINGS = {
     "approve": "{date}: the advertiser approved the order.",
     "hold": "{date}: put on hold.",
     "release": "{date}: released from hold.",
+    "rated": "{date}: there is an exchange rate now: booked {delta} {currency}.",
     "void": "{date}: declined by the network: {delta} {currency}.",
     "tier_true_up": "{date}: another order moved the tier: {delta} {currency}, "
     "{total} {currency} in total.",
 }
 
 
-def _line_sentences(line: Mapping[str, Any], currency: str) -> Iterator[_Sentence]:
+def _line_sentences(
+    line: Mapping[str, Any], currency: str, order_currency: str
+) -> Iterator[_Sentence]:
     number = line["line"] + 1
     if line["rule_id"] is None:
         yield "Line {line}: no rule matches.", {"line": number}
         return
-    matched = tuple(line["why"].removeprefix("matches ").split(", "))
     yield (
         "Line {line}: rule {rule} pays it; it matches {matched}.",
-        {"line": number, "rule": line["rule_id"], "matched": matched},
+        {"line": number, "rule": line["rule_id"], "matched": fact_words.matched_names(line)},
     )
+    yield from fact_words.line_sentences(line, order_currency)
     tier = line.get("tier")
     if tier and "before" in tier:
         yield (

@@ -81,6 +81,14 @@ def _price_line(
     slices, tier = _slices(rule, prepared, at, standing)
     exact = _slices_pay(slices, base, line.qty)
     trace |= {"base": rule.base, "base_minor": str(base), "qty": line.qty}
+    reported = prepared.remaining.lines[at].line
+    if reported.gross_minor is not None:
+        trace |= {
+            "vat_derived": True,
+            "gross_minor": reported.gross_minor,
+            "vat_percent": str(reported.vat_percent),
+            "net_minor": reported.derived_net_minor,
+        }
     if rule.per_unit_cap_minor is not None:
         cap = Fraction(rule.per_unit_cap_minor * line.qty)
         trace["per_unit_cap"] = {"cap_minor": str(cap), "uncapped": str(exact)}

@@ -1,6 +1,6 @@
 """What is owed: plan versions, bookings and the ledger (facts), and the states read from them."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -117,6 +117,67 @@ class Booking(SQLModel, table=True):
     total_minor: Minor
     explanation: dict[str, Any] = json_column()
     at: datetime
+
+
+class FxRate(SQLModel, table=True):
+    """How much of `currency` is one of `base` on a day, by one source. Append-only.
+
+    `rate` is an exact decimal text. A correction is a later `version`.
+    """
+
+    __tablename__ = "fx_rate"
+    __table_args__ = (
+        sa.UniqueConstraint("source", "day", "base", "currency", "version"),
+        sa.Index("ix_fx_rate_currency_day", "currency", "day"),
+        append_only(),
+    )
+
+    id: str = Field(primary_key=True)
+    source: str
+    day: date
+    base: str
+    currency: str
+    rate: str
+    version: int
+    actor: str
+    recorded_at: datetime
+
+
+class ConversionRate(SQLModel, table=True):
+    """The rate by which an order of another currency is converted, whatever comes later.
+
+    One of `currency` is `to_rate / from_rate` of `into`; each of the two is what one of a common
+    base was worth, and the base itself has the rate 1 and no id. `waited`: the order was booked
+    before there was a rate. Append-only.
+    """
+
+    __tablename__ = "conversion_rate"
+    __table_args__ = append_only()
+
+    conversion_id: str = Field(foreign_key="conversion.id", primary_key=True)
+    program_id: str = Field(foreign_key="program.id", index=True)
+    currency: str
+    into: str
+    day: date = Field(description="The older of the days of the two rates.")
+    source: str
+    from_rate_id: str | None = Field(default=None, foreign_key="fx_rate.id")
+    from_rate: str
+    to_rate_id: str | None = Field(default=None, foreign_key="fx_rate.id")
+    to_rate: str
+    waited: bool = False
+    fixed_at: datetime
+
+
+class RateWanted(SQLModel, table=True):
+    """An order that is booked at nothing until there is a rate for its currency."""
+
+    __tablename__ = "rate_wanted"
+
+    conversion_id: str = Field(foreign_key="conversion.id", primary_key=True)
+    program_id: str
+    currency: str
+    into: str
+    day: date
 
 
 class CommissionStep(SQLModel, table=True):

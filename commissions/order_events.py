@@ -53,6 +53,15 @@ class Line:
             return self.revenue_minor
         return self.net_minor
 
+    @property
+    def derived_net_minor(self) -> int:
+        """Its amount without tax: rounded, as an invoice shows it, before any rate."""
+        return self.net_minor if self.gross_minor is None else self.net_of(self.gross_minor)
+
+    def net_of(self, gross_minor: int) -> int:
+        """What is left of a gross figure of the line without its tax."""
+        return round_fraction(Fraction(gross_minor * 100) / (100 + self.vat_percent))
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -60,6 +69,15 @@ class Share:
 
     publisher: str
     weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRate:
+    """The rate an order was given from outside of its plan: what one of its currency is worth."""
+
+    value: Fraction
+    day: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,7 @@ class Order:
     site: str | None = None
     months_since_first: int | None = None
     shares: tuple[Share, ...] = ()
+    rate: StoredRate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +212,8 @@ def _remaining_line(line: Line, refunded_minor: int, returned: int) -> Remaining
     left = reported - refunded_minor
     qty = line.qty - returned
     part = Fraction(left, reported) if reported else Fraction(1)
-    if line.gross_minor is not None:
-        # An invoice shows its net in minor units, so the division is rounded before any rate.
-        net = Fraction(round_fraction(Fraction(left * 100) / (100 + line.vat_percent)))
-    else:
-        net = line.net_minor * part
+    has_tax = line.gross_minor is not None
+    net = Fraction(line.net_of(left)) if has_tax else line.net_minor * part
     revenue = (line.revenue_minor or 0) * part
     alive = left > 0 if reported else qty > 0
     return RemainingLine(line, net, revenue, qty if alive else 0, alive)

@@ -13,22 +13,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from commissions import replays
 from commissions.models import PlanVersion
 from commissions.rules import Plan, PlanError, Rule, parse_plan
 from kernel.errors import FieldProblem, InvalidInput, NotFound
-from network import documents, programs
-from network.models import Publisher
+from network import documents, groups, programs
+from network.models import Program, Publisher
+from tracker.agents import Device
+from tracker.fields import CUSTOMERS
 
 MAX_DOCUMENT_BYTES = 1_000_000
 _PARSED_MAX = 256
 # Plan versions never change, so what was parsed from one stays right for as long as it is kept.
 _parsed: dict[str, Plan] = {}
 
-# What the rules could look at and no order of ours says. A rule that names it would never match,
-# which its author must hear when publishing and not from an unpaid publisher.
-_UNRECORDED = ("device", "site", "publisher_group")
-COUNTRY_FIELDS = frozenset({"country", "country_click"})
-
+# Values that orders can have. A rule that names another would never match, which its author must
+# hear when publishing and not from an unpaid publisher.
+_VALUES = {
+    "customer": CUSTOMERS,
+    "device": tuple(str(one) for one in Device if one is not Device.UNKNOWN),
+}
 
 # Asked for every order that comes in; built once, because building costs more than asking.
 _version = PlanVersion.metadata.tables["plan_version"]
@@ -65,7 +69,7 @@ def publish(
     program = programs.get(session, program_id)
     lock_program(session, program_id)
     documents.check_size(document, bytes_max=MAX_DOCUMENT_BYTES, what="a plan document")
-    problems = _problems(session, document, program.currency)
+    problems = _problems(session, document, program)
     if effective_from.tzinfo is None:
         problems.append(("effective_from", "timezone", "must say its offset from UTC"))
     if problems:
@@ -135,24 +139,27 @@ def lock_program(session: Session, program_id: str) -> None:
 
 
 def _problems(
-    session: Session, document: Mapping[str, Any], currency: str
+    session: Session, document: Mapping[str, Any], program: Program
 ) -> list[tuple[str, str, str]]:
     try:
         plan = parse_plan(document)
     except PlanError as error:
         return [(path, "plan", reason) for path, reason in error.problems]
     found: list[tuple[str, str, str]] = []
-    if plan.currency != currency:
-        found.append(("currency", "currency", f"must be the program's currency {currency}"))
-    unknown = sorted(set(plan.country_basis) - COUNTRY_FIELDS)
-    if unknown:
-        allowed = " and ".join(sorted(COUNTRY_FIELDS))
+    if plan.currency != program.currency:
+        message = f"must be the program's currency {program.currency}"
+        found.append(("currency", "currency", message))
+    if not set(plan.country_basis) <= set(replays.COUNTRY_FIELDS):
+        allowed = ", ".join(replays.COUNTRY_FIELDS)
         found.append(("country_basis", "recorded", f"orders here know {allowed} only"))
     paths = {rule["id"]: f"rules[{at}]" for at, rule in enumerate(document["rules"])}
     named: dict[str, str] = {}
+    grouped: dict[str, str] = {}
     for rule in (*plan.base_rules, *plan.bonus_rules):
         path = paths[rule.id]
-        found += [(at, "recorded", "orders here do not say this") for at in _unknown(rule, path)]
+        found += _never(rule, path)
+        for group in rule.when.values.get("publisher_group", ()):
+            grouped.setdefault(group, f"{path}.when.publisher_group")
         for publisher in rule.when.values.get("publisher", ()):
             named[publisher] = f"{path}.when.publisher"
     for code, owner in plan.exclusive_coupons.items():
@@ -163,16 +170,19 @@ def _problems(
         for publisher, path in named.items()
         if publisher not in known
     ]
+    known = groups.known_codes(session, grouped, program_id=program.id)
+    found += [
+        (path, "publisher_group", f"{group!r} is no group of publishers for this program")
+        for group, path in grouped.items()
+        if group not in known
+    ]
     return found
 
 
-def _unknown(rule: Rule, path: str) -> Iterator[str]:
-    for name in _UNRECORDED:
-        if name in rule.when.values:
-            yield f"{path}.when.{name}"
-    if rule.when.within_months_of_first is not None:
-        yield f"{path}.when.within_months_of_first"
-    if rule.base == "revenue":
-        yield f"{path}.base"
-    if rule.tiers and "publisher_group" in rule.tiers.scope:
-        yield f"{path}.tiers.scope"
+def _never(rule: Rule, path: str) -> Iterator[tuple[str, str, str]]:
+    """Values that no order has."""
+    for name, values in _VALUES.items():
+        unknown = sorted(set(rule.when.values.get(name, ())) - set(values))
+        if unknown:
+            listed = ", ".join(values)
+            yield f"{path}.when.{name}", "choice", f"{unknown[0]!r} is none of {listed}"

@@ -18,7 +18,10 @@ class Reason(StrEnum):
 
     NO_PLAN = "no_plan", "No commission plan was in force when the order occurred."
     NO_RULE = "no_rule", "No rule of the commission plan matches this order."
-    NO_RATE = "no_rate", "The plan has no exchange rate for the order's currency."
+    NO_RATE = (
+        "no_rate",
+        "There is no exchange rate for the order's currency yet; it is booked when one comes.",
+    )
     ZERO_RATE = "zero_rate", "The rule that matches pays nothing for this order."
     COUPON_SUPPRESSED = "coupon_suppressed", "The plan pays nothing for orders with this coupon."
     CAPPED = "capped", "A cap of the plan limits the commission."

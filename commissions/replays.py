@@ -7,8 +7,9 @@ from its own version.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,8 +18,8 @@ from sqlmodel import Session
 from commissions import shares
 from commissions.choosing import Prepared, prepare, rate_of
 from commissions.folding import collect
-from commissions.models import Booking, Commission
-from commissions.order_events import Share
+from commissions.models import Booking, Commission, ConversionRate, RateWanted
+from commissions.order_events import Share, StoredRate
 from commissions.rules import (
     Change,
     Event,
@@ -41,13 +42,27 @@ from tracker.models import (
     ConversionItem,
 )
 
-EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve")
+RATED = "rated"
+EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve", RATED)
 
 
+COUNTRY_FIELDS = ("country", "country_billing", "country_site", "country_click")
+_ZERO = Fraction(0)
 # The statements of every batch of orders. Built once and without entities, because building costs
 # more than asking; those about booked orders take their conditions with `where`.
 _TABLES = Booking.metadata.tables
-_attribution, _booking, _change, _commission, _conversion, _item, _program, _share = (
+(
+    _attribution,
+    _booking,
+    _change,
+    _commission,
+    _conversion,
+    _item,
+    _program,
+    _share,
+    _rate,
+    _wanted,
+) = (
     _TABLES[str(model.__tablename__)]
     for model in (
         Attribution,
@@ -58,24 +73,43 @@ _attribution, _booking, _change, _commission, _conversion, _item, _program, _sha
         ConversionItem,
         Program,
         AttributionShare,
+        ConversionRate,
+        RateWanted,
     )
 )
-_ORDER = sa.select(
-    _conversion.c.id,
-    _conversion.c.seq,
-    _conversion.c.program_id,
-    _conversion.c.occurred_at,
-    _conversion.c.received_at,
-    _conversion.c.imported,
-    _conversion.c.is_test,
-    _conversion.c.currency,
-    _conversion.c.amount_minor.label("order_minor"),
-    _conversion.c.country,
-    _conversion.c.customer,
-    _conversion.c.coupon,
-    _conversion.c.reported_status,
-    _attribution.c.click_country.label("country_click"),
-).outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
+_ORDER = (
+    sa.select(
+        _conversion.c.id,
+        _conversion.c.seq,
+        _conversion.c.program_id,
+        _conversion.c.occurred_at,
+        _conversion.c.received_at,
+        _conversion.c.imported,
+        _conversion.c.is_test,
+        _conversion.c.currency,
+        _conversion.c.amount_minor.label("order_minor"),
+        _conversion.c.country,
+        _conversion.c.customer,
+        _conversion.c.coupon,
+        _conversion.c.reported_status,
+        _conversion.c.site,
+        _conversion.c.country_billing,
+        _conversion.c.country_site,
+        _attribution.c.click_country.label("country_click"),
+        _attribution.c.click_device,
+        _attribution.c.publisher_id.label("attributed_to"),
+        _attribution.c.publisher_groups,
+        _attribution.c.months_since_first,
+        _rate.c.from_rate,
+        _rate.c.to_rate,
+        _rate.c.day.label("rate_day"),
+        _rate.c.source.label("rate_source"),
+        sa.or_(_rate.c.waited, _wanted.c.conversion_id.is_not(None)).label("waits"),
+    )
+    .outerjoin(_attribution, _attribution.c.conversion_id == _conversion.c.id)
+    .outerjoin(_rate, _rate.c.conversion_id == _conversion.c.id)
+    .outerjoin(_wanted, _wanted.c.conversion_id == _conversion.c.id)
+)
 _ITEMS = sa.select(
     _item.c.conversion_id,
     _item.c.line,
@@ -83,6 +117,8 @@ _ITEMS = sa.select(
     _item.c.quantity,
     _item.c.category,
     _item.c.sku,
+    _item.c.vat_percent,
+    _item.c.revenue_minor,
 ).order_by(_item.c.conversion_id, _item.c.line)
 _INTAKE = (
     _ORDER.add_columns(
@@ -174,7 +210,11 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An order as the rules see it; `lines` finds a line by the advertiser's number for it."""
+    """An order as the rules see it; `lines` finds a line by the advertiser's number for it.
+
+    One that `waits` was booked before there was a rate for its currency: it counts for nothing
+    until it is `rated`, as if it came in then. `imported`: with the history of a network.
+    """
 
     order: Order
     seq: int
@@ -182,6 +222,8 @@ class Fact:
     lines: Mapping[int, int]
     reported_status: str
     is_test: bool = False
+    waits: bool = False
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +253,39 @@ class Story:
 class Telling:
     """Turns happenings into the events the rules take, one after the other.
 
-    A refund of more than is left takes what is left.
+    A refund of more than is left takes what is left. What happens to an order that waits for its
+    rate is told when it has one, after the order itself.
     """
 
     def __init__(self) -> None:
         self._left: dict[str, list[int]] = {}
         self._pieces: dict[str, list[int]] = {}
+        self._waiting: dict[str, list[Event]] = {}
 
     def events(self, fact: Fact, one: Happening) -> list[Event]:
         """The events of the next thing that happened to an order."""
+        if one.kind == RATED:
+            return self._rated(fact, one)
+        found = self._told(fact, one)
+        if one.kind == "accrue" and fact.waits:
+            self._waiting[one.conversion_id] = []
+            return []
+        if one.conversion_id in self._waiting:
+            self._waiting[one.conversion_id] += found
+            return []
+        return found
+
+    def _rated(self, fact: Fact, one: Happening) -> list[Event]:
+        if one.conversion_id not in self._waiting:
+            return []
+        # It was booked only now, so what was final by now stays final.
+        known_at = fact.order.known_at if fact.imported else one.known_at
+        order = replace(fact.order, known_at=known_at)
+        return [order, *self._waiting.pop(one.conversion_id)]
+
+    def _told(self, fact: Fact, one: Happening) -> list[Event]:
         if one.kind == "accrue":
-            self._left[one.conversion_id] = [line.net_minor for line in fact.order.lines]
+            self._left[one.conversion_id] = [line.reported_minor for line in fact.order.lines]
             self._pieces[one.conversion_id] = [line.qty for line in fact.order.lines]
             return [fact.order]
         if one.kind == "refund":
@@ -285,8 +349,9 @@ def events(story: Story) -> list[Event]:
 
 
 def told(fact: Fact, happenings: Iterable[Happening]) -> list[Event]:
-    """What happened to one order, as the rules take it."""
+    """What happened to one order, as the rules take it, also while it waits for a rate."""
     telling = Telling()
+    fact = replace(fact, waits=False)
     return [event for one in happenings for event in telling.events(fact, one)]
 
 
@@ -402,16 +467,10 @@ def _shares(parts: Sequence[Any], payee: str | None = None) -> tuple[Share, ...]
 def _fact(
     row: Any, publisher_id: str, items: Sequence[Any], shared: tuple[Share, ...] = ()
 ) -> Fact:
-    lines = [
-        Line(
-            item.amount_minor,
-            qty=item.quantity,
-            category=item.category or None,
-            sku=item.sku or None,
-        )
-        for item in items
-    ] or [Line(row.order_minor)]
-    countries = {"country": row.country, "country_click": row.country_click}
+    lines = [_line(item) for item in items] or [Line(row.order_minor)]
+    countries = {name: getattr(row, name) for name in COUNTRY_FIELDS}
+    # What was kept is about whoever the order is attributed to, not the owner of a plan's coupon.
+    is_own = publisher_id == row.attributed_to
     order = Order(
         id=row.id,
         publisher=publisher_id,
@@ -424,9 +483,43 @@ def _fact(
         customer=row.customer,
         coupon=row.coupon,
         shares=shared,
+        device=row.click_device,
+        site=row.site,
+        publisher_groups=tuple(row.publisher_groups or ()) if is_own else (),
+        months_since_first=row.months_since_first if is_own else None,
+        rate=_stored_rate(row),
     )
     numbers = {item.line: at for at, item in enumerate(items)}
-    return Fact(order, row.seq, row.program_id, numbers, row.reported_status, is_test=row.is_test)
+    return Fact(
+        order,
+        row.seq,
+        row.program_id,
+        numbers,
+        row.reported_status,
+        is_test=row.is_test,
+        waits=bool(row.waits),
+        imported=row.imported,
+    )
+
+
+def _line(item: Any) -> Line:
+    has_vat = item.vat_percent is not None
+    return Line(
+        0 if has_vat else item.amount_minor,
+        gross_minor=item.amount_minor if has_vat else None,
+        vat_percent=Fraction(item.vat_percent) if has_vat else _ZERO,
+        revenue_minor=item.revenue_minor,
+        qty=item.quantity,
+        category=item.category or None,
+        sku=item.sku or None,
+    )
+
+
+def _stored_rate(row: Any) -> StoredRate | None:
+    if row.to_rate is None:
+        return None
+    value = Fraction(row.to_rate) / Fraction(row.from_rate)
+    return StoredRate(value, row.rate_day.isoformat(), row.rate_source)
 
 
 def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:

@@ -47,6 +47,12 @@ class Own:
     version_id: str | None
     happenings: list[Happening] = field(default_factory=list)
 
+    @property
+    def waits(self) -> bool:
+        """Whether there was no rate for its currency so far."""
+        rated = any(one.kind == replays.RATED for one in self.happenings)
+        return self.fact.waits and not rated
+
 
 @dataclass(frozen=True, slots=True)
 class _Key:
@@ -142,8 +148,10 @@ class _Group:
 
     def _told(self, fact: Fact, one: Happening) -> list[Event]:
         found = self._telling.events(fact, one)
-        if one.kind == "accrue" and not replays.convertible(self._plan, fact.order):
+        if one.kind == "accrue" and (fact.waits or not replays.convertible(self._plan, fact.order)):
             self._unconvertible.add(fact.order.id)
+        elif one.kind == replays.RATED and replays.convertible(self._plan, fact.order):
+            self._unconvertible.discard(fact.order.id)
         return [] if fact.order.id in self._unconvertible else found
 
 
@@ -212,7 +220,7 @@ class Repricing:
         priced, size = others.pop(order_id, None), (0, 0)
         if own.version_id in groups:
             size = groups[own.version_id].size(order_id)
-        elif own.version_id is not None:
+        elif own.version_id is not None and not own.waits:
             plan = plans.parsed(self._session, own.version_id)
             priced, size = replays.price(plan, found).get(order_id), replays.counted(plan, found)
         return Repriced(remaining, priced, *size, others)

@@ -20,7 +20,7 @@ from commissions.awards import (
     scaled,
     split_shares,
 )
-from commissions.choosing import CounterKey, Prepared, prepare
+from commissions.choosing import CounterKey, Prepared, prepare, rate_used
 from commissions.folding import Statuses, collect, replay_span, sum_counters, without_changes
 from commissions.line_pay import PricedLine, Standing, price_lines
 from commissions.order_events import (
@@ -271,7 +271,28 @@ def _circumstances(plan: Plan, prepared: Prepared) -> dict[str, Any]:
         "regions": list(subject.regions),
         "rounding": plan.rounding,
         "round_at": plan.round_at,
+        **_facts(order, subject.groups),
+        **_rate(plan, order),
     }
+
+
+def _facts(order: Order, groups: Sequence[str]) -> dict[str, Any]:
+    """What else rules can look at, where it is known."""
+    known = {
+        "customer": order.customer,
+        "device": order.device,
+        "site": order.site,
+        "months_since_first": order.months_since_first,
+        "publisher_groups": list(groups) or None,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _rate(plan: Plan, order: Order) -> dict[str, Any]:
+    used = rate_used(plan, order)
+    if used is None:
+        return {}
+    return {"rate": {"value": str(used.value), "day": used.day, "source": used.source}}
 
 
 def _award_trace(award: Award) -> dict[str, Any]:

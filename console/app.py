@@ -21,7 +21,7 @@ from console import (
     sessions,
     uploads,
 )
-from console.managers import dashboard, flags, payouts
+from console.managers import dashboard, flags, groups, payouts
 from console.pages import LANGUAGE_COOKIE, View, Visit, redirect
 from kernel import i18n
 from kernel.database import reading, unit_of_work
@@ -64,6 +64,7 @@ def _views(throttle: sessions.Throttle) -> list[View]:
         *links.VIEWS,
         *flags.VIEWS,
         *payouts.VIEWS,
+        *groups.VIEWS,
         *programs.VIEWS,
         *program_rules.VIEWS,
         *program_coupons.VIEWS,

@@ -265,6 +265,8 @@ _DONE: Final[dict[str, str]] = {
     "link_made": N_("The short link is made. It works within seconds."),
     "link_retired": N_("The short link is retired. Its visitors go to the fallback page."),
     "rules_published": N_("The version is published. Orders are judged by it from its time on."),
+    "group_kept": N_("The group is kept. Rules can name it by its code."),
+    "members_kept": N_("Saved. Orders that are decided keep their groups."),
     "coupons_added": N_("The coupons are added."),
     "coupon_ended": N_("The coupon is ended. Orders that were decided keep their publisher."),
     "tracking_set": N_("Saved. Trackers follow within seconds."),

@@ -212,6 +212,7 @@ class Settings(BaseSettings):
     duplicate_click_seconds: int = Field(
         60, ge=1, description="Clicks of one visitor on one program within this time are repeats."
     )
+    group_members_max: int = Field(10_000, ge=1, description="Publishers that a group may have.")
     known_customer_days_max: int = Field(
         400, ge=1, description="How long an attributed order of a customer is remembered."
     )

@@ -6,7 +6,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from kernel.database import json_column
+from kernel.database import append_only, json_column, sequence_key
 
 
 class Role(StrEnum):
@@ -86,6 +86,11 @@ class Program(SQLModel, table=True):
     status_words: dict[str, str] = json_column(
         default_factory=dict, sa_column_kwargs={"server_default": "{}"}
     )
+    other_currencies: list[str] = json_column(
+        default_factory=list,
+        sa_column_kwargs={"server_default": "[]"},
+        description="Currencies of orders that are taken in beside the program's own.",
+    )
     created_at: datetime
 
 
@@ -112,6 +117,39 @@ class Membership(SQLModel, table=True):
     publisher_id: str = Field(foreign_key="publisher.id", index=True)
     status: str = MembershipStatus.PENDING
     created_at: datetime
+
+
+class PublisherGroup(SQLModel, table=True):
+    """Publishers that plans may pay alike, known to them by `code`; of one program or of all."""
+
+    __tablename__ = "publisher_group"
+
+    id: str = Field(primary_key=True)
+    code: str = Field(unique=True, description="What rules of commission plans name.")
+    name: str
+    program_id: str | None = Field(default=None, foreign_key="program.id", index=True)
+    created_at: datetime
+
+
+class PublisherGroupChange(SQLModel, table=True):
+    """A publisher that is in a group from `at` on, or no longer. Append-only.
+
+    At any time the change with the latest `at` not after it holds; of equal ones the later row.
+    """
+
+    __tablename__ = "publisher_group_change"
+    __table_args__ = (
+        sa.Index("ix_publisher_group_change_publisher_id_at", "publisher_id", "at"),
+        append_only(),
+    )
+
+    seq: int | None = sequence_key()
+    group_id: str = Field(foreign_key="publisher_group.id", index=True)
+    publisher_id: str = Field(foreign_key="publisher.id")
+    is_member: bool
+    at: datetime
+    actor: str
+    recorded_at: datetime
 
 
 class User(SQLModel, table=True):

@@ -16,6 +16,7 @@ from kernel import audit
 from kernel.errors import FieldProblem, InvalidInput, NotFound, Refused
 from kernel.ids import new_id
 from kernel.keys import Keys
+from kernel.money import EXPONENTS
 from network.models import Program, SigningSecret
 from network.programs import touch_routing
 
@@ -51,20 +52,32 @@ def set_reporting(
     statuses: Sequence[str],
     actor: str,
     now: datetime,
+    other_currencies: Sequence[str] | None = None,
 ) -> None:
-    """Replace both maps. Orders that are recorded stay as they are; a repeat changes nothing.
+    """Replace both maps, and the currencies taken in beside the program's own unless None.
 
-    `statuses` are the words a status may mean. InvalidInput names what breaks a rule.
+    Orders that are recorded stay as they are; a repeat changes nothing. `statuses` are the words a
+    status may mean. InvalidInput names what breaks a rule.
     """
+    currencies = sorted(
+        set(program.other_currencies if other_currencies is None else other_currencies)
+    )
     problems = [
         *_check_modes(duplicate_modes),
         *_check_words(status_words, statuses),
+        *_check_currencies(currencies, program.currency),
     ]
     if problems:
         raise InvalidInput(problems)
     modes = {event: mode for event, mode in duplicate_modes.items() if mode != DuplicateMode.REFUSE}
     words = {word.strip().lower(): status for word, status in status_words.items()}
-    if (modes, words) == (program.duplicate_modes, program.status_words):
+    before = {
+        "duplicates": program.duplicate_modes,
+        "status_words": program.status_words,
+        "other_currencies": program.other_currencies,
+    }
+    after = {"duplicates": modes, "status_words": words, "other_currencies": currencies}
+    if before == after:
         return
     audit.record(
         session,
@@ -72,10 +85,11 @@ def set_reporting(
         action="program.reporting",
         subject_id=program.id,
         now=now,
-        before={"duplicates": program.duplicate_modes, "status_words": program.status_words},
-        after={"duplicates": modes, "status_words": words},
+        before=before,
+        after=after,
     )
     program.duplicate_modes, program.status_words = modes, words
+    program.other_currencies = currencies
     session.add(program)
     touch_routing(session)
 
@@ -93,6 +107,15 @@ def _check_modes(modes: Mapping[str, str]) -> list[FieldProblem]:
             listed = ", ".join(DuplicateMode)
             problems.append(FieldProblem("duplicates", "choice", f"must be one of {listed}"))
     return problems
+
+
+def _check_currencies(currencies: Sequence[str], own: str) -> list[FieldProblem]:
+    unknown = [code for code in currencies if code not in EXPONENTS]
+    if unknown:
+        return [FieldProblem("other_currencies", "iso_4217", "must be ISO 4217 currencies")]
+    if own in currencies:
+        return [FieldProblem("other_currencies", "own", f"{own} is the program's own already")]
+    return []
 
 
 def _check_words(words: Mapping[str, str], statuses: Sequence[str]) -> list[FieldProblem]:

@@ -87,6 +87,10 @@ class ConversionView(BaseModel):
     click_id: str | None
     sub_ids: dict[str, str]
     country: str | None
+    country_billing: str | None
+    country_site: str | None
+    site: str | None
+    device: str | None = Field(description="The kind of device of the click, where it is known.")
     customer: str | None
     coupon: str | None
     amount: MoneyAmount
@@ -211,6 +215,10 @@ def _view(
         click_id=click_id,
         sub_ids=sub_ids,
         country=conversion.country,
+        country_billing=conversion.country_billing,
+        country_site=conversion.country_site,
+        site=conversion.site,
+        device=attribution.click_device if attribution and click_id else None,
         customer=conversion.customer,
         coupon=conversion.coupon,
         amount=MoneyAmount(minor=conversion.amount_minor, currency=currency),

@@ -33,6 +33,10 @@ class ReportingView(BaseModel):
     status_words: dict[str, str] = Field(
         {}, description="The advertiser's words for a status, each with ours."
     )
+    other_currencies: list[str] | None = Field(
+        None,
+        description="Currencies of orders beside the program's own; as they are when left out.",
+    )
 
 
 class SecretView(BaseModel):
@@ -91,7 +95,7 @@ def read_reporting(call: Call) -> ReportingView:
 
 
 def set_reporting(call: Call) -> ReportingView:
-    """Replace both. Orders that are recorded stay as they are.
+    """Replace all of it. Orders that are recorded stay as they are.
 
     `refuse` (409), `ignore` (the first stays), `new` (a conversion of its own), `edit` (the later
     report takes the place of the earlier) or `add` (its amounts are added).
@@ -103,6 +107,7 @@ def set_reporting(call: Call) -> ReportingView:
         duplicate_modes=call.body.duplicates,
         status_words=call.body.status_words,
         statuses=STATUSES,
+        other_currencies=call.body.other_currencies,
         actor=str(call.actor),
         now=call.now,
     )
@@ -171,7 +176,11 @@ def _program(call: Call) -> Program:
 
 def _reporting(program: Program) -> ReportingView:
     modes: dict[str, Any] = dict(program.duplicate_modes)
-    return ReportingView(duplicates=modes, status_words=dict(program.status_words))
+    return ReportingView(
+        duplicates=modes,
+        status_words=dict(program.status_words),
+        other_currencies=list(program.other_currencies),
+    )
 
 
 def _secret(row: SigningSecret, *, secret: str | None = None) -> SecretView:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from kernel.errors import AppError
 from kernel.settings import Settings, UnknownSettingError
 
 _READY_SECONDS = 60.0
+_DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
 def _settings() -> Settings:
@@ -282,6 +283,58 @@ def feeds_check(file: Path, currency: str, domains: tuple[str, ...], *, as_json:
     report = feed_check.check(file, currency=currency, domains=domains, today=date.today())  # noqa: DTZ011 - a person's day
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else feed_check.text(report))
     sys.exit(1 if report["errors"] else 0)
+
+
+@cli.group()
+def fx() -> None:
+    """Exchange rates that orders in other currencies are converted by."""
+
+
+@fx.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--source", default="ecb", show_default=True, help="The name of the rates' source.")
+@click.option("--since", type=_DAY, help="Leave out rates of the days before.")
+def fx_import(file: Path, source: str, since: datetime | None) -> None:
+    """Read a file of the European Central Bank: daily XML, or CSV, as it is or zipped."""
+    from server import fx_import as importing  # noqa: PLC0415
+
+    configured = _settings()
+    with _engine(configured) as engine, _refusals():
+        bar: Any = click.progressbar(length=0, label="rates", show_pos=True)
+        with bar:
+
+            def begin(count: int) -> None:
+                bar.length = count
+
+            found, new = importing.run(
+                engine,
+                file,
+                source=source,
+                since=since.date() if since else None,
+                actor=f"cli:{_who()}",
+                now=clock.now(),
+                begin=begin,
+                done=bar.update,
+            )
+    click.echo(f"{new} new of {found} rates")
+
+
+@fx.command("set")
+@click.argument("day", type=_DAY, metavar="DAY")
+@click.argument("base")
+@click.argument("currency")
+@click.argument("rate")
+def fx_set(day: datetime, base: str, currency: str, rate: str) -> None:
+    """Set by hand how much of CURRENCY one of BASE is worth on a DAY such as 2026-03-01."""
+    from commissions import fx_rates  # noqa: PLC0415
+
+    configured = _settings()
+    quote = fx_rates.Quote(day.date(), base, currency, rate)
+    with _engine(configured) as engine, _refusals(), unit_of_work(engine) as session:
+        new = fx_rates.record(
+            session, fx_rates.MANUAL, [quote], actor=f"cli:{_who()}", now=clock.now()
+        )
+    click.echo("set" if new else "known already")
 
 
 @cli.group()

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlmodel import Session
 
-from commissions import accruals, statements
+from commissions import accruals, conversion_rates, fx_rates, statements
 from commissions.accruals import Task
 from commissions.reasons import Reason
 from fraud import assessments, flags
@@ -50,6 +50,8 @@ def handlers(keys: Keys) -> Mapping[str, Sequence[Handler]]:
         MATCHABLE: (match,),
         MATCHED: (assess, book),
         CHANGED: (book,),
+        conversion_rates.RATABLE: (book,),
+        fx_rates.PUBLISHED: (try_rates,),
         coupons.ADDED: (announce,),
         "flag.cleared": (book,),
         "flag.confirmed": (book,),
@@ -65,6 +67,12 @@ def announce(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
     """Have the orders tried again that are nobody's and carry a new coupon."""
     for one in _ids(rows):
         coupons.announce(session, one, now=now)
+
+
+def try_rates(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
+    """Have the orders tried again that wait for an exchange rate and can have one now."""
+    for one in _ids(rows):
+        conversion_rates.announce(session, one, now=now)
 
 
 def book(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
@@ -87,6 +95,8 @@ def _tasks(row: FollowUp, held: set[str]) -> Iterator[Task]:
     if row.kind in (CHANGED, MATCHED):
         # Of an order that was nobody's until now, nothing was booked that changed it before.
         yield Task(accruals.CHANGES, row.subject_id)
+    if row.kind == conversion_rates.RATABLE:
+        yield Task(accruals.RATED, row.subject_id)
     if row.kind == "flag.cleared":
         yield Task(accruals.RELEASE, row.subject_id, actor=ACTOR)
     if row.kind == "flag.confirmed":

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from kernel import audit, bulk, outbox
 from kernel.errors import Conflict, NotFound, Refused, Unavailable, invalid
-from network import publishers
+from network import groups, publishers
 from network.models import Membership, MembershipStatus
 from tracker import attribution_facts, customers
 from tracker.attribution_facts import Batch, Copy, Row
@@ -29,7 +29,7 @@ NOTE_CHARS_MAX: Final = 500
 # enough would be somebody's for ever, whatever limit the program sets.
 _REMEMBERED: Final = frozenset({Source.CLICK, Source.COUPON, Source.PUBLISHER, SOURCE_MANUAL})
 _IDS_PER_QUERY: Final = 5_000
-_NO_COPY: Final = Copy(None, {})
+_NO_COPY: Final = Copy(None, None, {})
 
 _TABLES = Attribution.metadata.tables
 _attribution, _share, _superseded = (
@@ -39,6 +39,7 @@ _attribution, _share, _superseded = (
 _ATTRIBUTIONS: Final = bulk.Insert(
     _attribution,
     *("conversion_id", "publisher_id", "click_id", "clicked_at", "click_country", "sub_ids"),
+    *("click_device", "publisher_groups", "customer_since", "months_since_first"),
     *("source", "reason", "terms_id", "trace", "decided_at"),
 )
 _SHARES: Final = bulk.Insert(
@@ -177,7 +178,9 @@ def assign(
             row.id: keys.of(row.program_id, customer_id=row.customer_id, email_hash=row.email_hash)
         },
         terms_ids={row.id: None},
+        group_history=groups.history(session, [publisher_id]),
     )
+    attribution_facts.load_earlier(session, batch, rows)
     decision = _manual(publisher_id, note)
     audit.record(
         session,
@@ -252,12 +255,17 @@ def _attribution_row(
     payee = decision.payee
     touch = payee.touch if payee else None
     copy = batch.copies.get(touch.id, _NO_COPY) if touch else _NO_COPY
+    kept = batch.payee(row, payee.publisher if payee else None)
     return {
         "conversion_id": row.id,
         "publisher_id": payee.publisher if payee else None,
         "click_id": touch.id if touch else None,
         "clicked_at": touch.at if touch else None,
         "click_country": copy.country,
+        "click_device": copy.device,
+        "publisher_groups": kept.groups,
+        "customer_since": kept.customer_since,
+        "months_since_first": kept.months_since_first,
         "sub_ids": dict(copy.sub_ids),
         "source": str(decision.source),
         "reason": str(decision.reason),

@@ -14,8 +14,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from network import groups
+from network.groups import History
 from network.models import Membership, MembershipStatus, Program, Publisher
-from tracker import attribution_terms, coupons, customers, seen_clicks
+from tracker import attribution_terms, coupons, customers, payee_facts, seen_clicks
 from tracker.click_ids import ClickFacts, ClickIdError, ClickIdSigner
 from tracker.coupons import Code
 from tracker.credit import Role, Share, Touch
@@ -105,6 +107,7 @@ _SHARES = (
         _conversion.c.occurred_at,
         _attribution.c.clicked_at,
         _attribution.c.click_country,
+        _attribution.c.click_device,
         _attribution.c.sub_ids,
     )
     .join(_conversion, _conversion.c.id == _share.c.conversion_id)
@@ -119,6 +122,11 @@ _SHARES = (
     .where(_share.c.conversion_id.in_(_IDS))
     .order_by(_share.c.conversion_id, _share.c.position)
 )
+_SINCE = sa.select(
+    _attribution.c.conversion_id,
+    _attribution.c.publisher_id,
+    _attribution.c.customer_since,
+).where(_attribution.c.conversion_id.in_(_IDS))
 _PARENTS = (
     sa.select(
         _conversion.c.program_id,
@@ -153,7 +161,16 @@ class Copy(NamedTuple):
     """What an attribution keeps of its click."""
 
     country: str | None
+    device: str | None
     sub_ids: dict[str, str]
+
+
+class Payee(NamedTuple):
+    """What an attribution keeps of the publisher that is paid, and of the customer with it."""
+
+    groups: list[str]
+    customer_since: datetime | None
+    months_since_first: int | None
 
 
 @dataclass(slots=True)
@@ -173,6 +190,8 @@ class Batch:
     by_number: dict[int, str] = field(default_factory=dict)
     by_name: dict[str, str] = field(default_factory=dict)
     members: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    group_history: History = field(default_factory=lambda: History(()))
+    since: dict[str, tuple[str, datetime | None]] = field(default_factory=dict)
 
     def facts(self, row: Row) -> Facts:
         """Everything known about who brought this order."""
@@ -205,6 +224,28 @@ class Batch:
         if is_remembered:
             for key in self.keys[row.id]:
                 self.known.setdefault(key, []).append(known)
+
+    def payee(self, row: Row, publisher_id: str | None) -> Payee:
+        """What is to be kept of whoever is paid; orders after this one see it, too."""
+        if publisher_id is None:
+            return Payee([], None, None)
+        found = self.group_history.at(publisher_id, row.program_id, row.occurred_at)
+        first = self._customer_since(row, publisher_id)
+        self.since[row.id] = publisher_id, first
+        months = None if first is None else payee_facts.months_between(first, row.occurred_at)
+        return Payee(found, first, months)
+
+    def _customer_since(self, row: Row, publisher_id: str) -> datetime | None:
+        customer = self._known(row)
+        parent = self._known_parent(row)
+        earlier = [*(customer or {}).values(), *([parent] if parent else [])]
+        times = []
+        for one in earlier:
+            paid_to, since = self.since.get(one.conversion_id, ("", None))
+            if paid_to == publisher_id:
+                times.append(since or one.occurred_at)
+        is_known = bool(self.keys[row.id] and customer is not None) or parent is not None
+        return payee_facts.first_order(row.occurred_at, times, is_known=is_known)
 
     def refusal_of(self, program_id: str, publisher_id: str) -> str:
         """Why a publisher earns nothing of the program; empty for its members."""
@@ -244,22 +285,33 @@ class Batch:
                 )
 
     def _parent(self, row: Row) -> Earlier | None:
+        known = self._known_parent(row)
+        return self._earlier(row, known) if known else None
+
+    def _known_parent(self, row: Row) -> Known | None:
         if row.parent_order_id is None:
             return None
         known = self.parents.get((row.program_id, row.parent_order_id))
         # An order that names itself, such as the sale of a lead with the same number, names the
         # other event; itself it cannot mean.
-        return self._earlier(row, known) if known and known.conversion_id != row.id else None
+        return known if known and known.conversion_id != row.id else None
 
     def _customers(self, row: Row) -> tuple[tuple[Earlier, ...], str]:
+        found = self._known(row)
+        if found is None:
+            return (), AttributionReason.CUSTOMER_AMBIGUOUS
+        return tuple(self._earlier(row, one) for one in found.values()), ""
+
+    def _known(self, row: Row) -> dict[str, Known] | None:
+        """Earlier orders of the customer; None where it has more than a person has."""
         found: dict[str, Known] = {}
         for key in self.keys[row.id]:
             of_key = self.known.get(key, [])
             if len(of_key) > customers.ORDERS_OF_A_PERSON_MAX:
-                return (), AttributionReason.CUSTOMER_AMBIGUOUS
+                return None
             found |= {one.conversion_id: one for one in of_key}
         found.pop(row.id, None)
-        return tuple(self._earlier(row, one) for one in found.values()), ""
+        return found
 
     def _earlier(self, row: Row, known: Known) -> Earlier:
         """An earlier order with the shares of those that are still members, made whole again."""
@@ -307,15 +359,17 @@ def load(
     genuine = {one.id for read in batch.read.values() for one in read if one.facts}
     batch.clicks = seen_clicks.find_many(session, genuine) if genuine else {}
     batch.copies = {
-        click.id: Copy(click.country, dict(click.sub_ids)) for click in batch.clicks.values()
+        click.id: Copy(click.country, payee_facts.device(click.user_agent), dict(click.sub_ids))
+        for click in batch.clicks.values()
     }
     codes: dict[str, set[str]] = defaultdict(set)
     for row in found:
         if row.coupon:
             codes[row.program_id].add(row.coupon)
     batch.coupons = coupons.candidates(session, codes)
-    _load_earlier(session, batch, found)
+    load_earlier(session, batch, found)
     _load_publishers(session, batch, found)
+    batch.group_history = groups.history(session, set(batch.by_name.values()))
     return batch
 
 
@@ -342,7 +396,8 @@ def _load_terms(session: Session, batch: Batch, found: Sequence[Row]) -> None:
         batch.terms[conversion_id] = read[version_id] if version_id else attribution_terms.DEFAULT
 
 
-def _load_earlier(session: Session, batch: Batch, found: Sequence[Row]) -> None:
+def load_earlier(session: Session, batch: Batch, found: Sequence[Row]) -> None:
+    """What is known of earlier orders of the same customers, and of orders referred to."""
     batch.known = customers.known(session, {key for keys in batch.keys.values() for key in keys})
     wanted = {row.parent_order_id: row.program_id for row in found if row.parent_order_id}
     if wanted:
@@ -351,7 +406,11 @@ def _load_earlier(session: Session, batch: Batch, found: Sequence[Row]) -> None:
             # Newest first, so the oldest attributed event of the order is what stays.
             batch.parents[program_id, order_id] = Known(*known)
     named = {one.conversion_id for of_key in batch.known.values() for one in of_key}
-    _load_shares(session, batch, named | {one.conversion_id for one in batch.parents.values()})
+    earlier = sorted(named | {one.conversion_id for one in batch.parents.values()})
+    _load_shares(session, batch, earlier)
+    if earlier:
+        for conversion_id, publisher_id, since in session.execute(_SINCE, {"ids": earlier}):
+            batch.since[conversion_id] = publisher_id, since
 
 
 def _load_shares(session: Session, batch: Batch, conversion_ids: Collection[str]) -> None:
@@ -365,7 +424,9 @@ def _load_shares(session: Session, batch: Batch, conversion_ids: Collection[str]
             at = row.clicked_at or row.occurred_at
             touch = Touch(publisher=row.publisher_id, at=at, id=row.click_id)
         if row.clicked_at is not None:
-            batch.copies.setdefault(row.click_id, Copy(row.click_country, row.sub_ids))
+            batch.copies.setdefault(
+                row.click_id, Copy(row.click_country, row.click_device, row.sub_ids)
+            )
         shares[row.conversion_id].append(
             Share(
                 publisher=row.publisher_id,

@@ -20,7 +20,8 @@ from tracker import conversions, rules
 from tracker.events import ChangeReported, OrderReported
 from tracker.fields import Fields
 from tracker.models import ChangeKind, Conversion, ConversionChange
-from tracker.orders import DEFAULT_EVENT, EVENT, check_currency, read_amount
+from tracker.order_amounts import check_currency, currency_meant, read_amount
+from tracker.orders import DEFAULT_EVENT, EVENT
 from tracker.refusals import refuse
 from tracker.repeats import STATUS_KINDS
 
@@ -83,6 +84,7 @@ class Subject:
     order_id: str
     currency: str
     event: str = DEFAULT_EVENT
+    other_currencies: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -125,8 +127,12 @@ def parse_change(
         content["reason_code"] = reason_code
     if number is not None:
         content["number"] = number
+    currency = ""
     if kind is ChangeKind.REFUND:
-        content |= _refund_content(fields, subject.currency)
+        currency = _currency(fields, subject)
+        content |= _refund_content(fields, currency)
+        if currency != subject.currency:
+            content["currency"] = currency
     refund_id = fields.text("refund_id", chars_max=_REFUND_ID_CHARS_MAX)
     fields.finish()
     hashed = _hash(content)
@@ -150,6 +156,7 @@ def parse_change(
         event=subject.event,
         number=number,
         reason_code=reason_code,
+        currency=currency,
     )
 
 
@@ -220,10 +227,23 @@ def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _currency(fields: Fields, subject: Subject) -> str:
+    """The currency a refund is said in; the order's own is compared with it later.
+
+    The order has its currency already; naming it again is allowed, and must then be right.
+    """
+    said = [fields.value(name) for name in ("currency", "amount")]
+    currency = currency_meant(
+        [one for one in said if one is not None], subject.currency, subject.other_currencies
+    )
+    check_currency(
+        fields, currency, needed=False, own=subject.currency, others=subject.other_currencies
+    )
+    return currency
+
+
 def _refund_content(fields: Fields, currency: str) -> dict[str, Any]:
     amount = fields.value("amount")
-    # The order has its currency already; naming it again is allowed, and must then be right.
-    check_currency(fields, currency, needed=False)
     amount_minor = read_amount(fields, "amount", currency)
     if amount is None:
         fields.problem("amount", "missing", "is required")
@@ -271,6 +291,10 @@ def check(
             raise ChangeConflict("a refund with this id was reported before with other content")
         return True
     if change.kind == ChangeKind.REFUND:
+        if change.currency and change.currency != conversion.currency:
+            raise invalid(
+                "currency", "order_currency", f"must be {conversion.currency}, as the order's"
+            )
         _check_refund(session, conversion, change, unshipped)
     return False
 

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from kernel.errors import Conflict, NotFound
 from kernel.ids import derived_id
-from tracker import orders
+from tracker import order_items, orders
 from tracker.events import CHANNEL_TAG, Item, Order, OrderKey, OrderReported
 from tracker.models import Conversion, ConversionChange, ConversionItem
 from tracker.repeats import Earlier
@@ -134,7 +134,14 @@ def reported_order(session: Session, conversion: Conversion) -> Order:
         status=conversion.reported_status,
         occurred_at=None,
         items=tuple(
-            Item(row.sku, row.category, row.quantity, row.amount_minor)
+            Item(
+                row.sku,
+                row.category,
+                row.quantity,
+                row.amount_minor,
+                row.vat_percent,
+                row.revenue_minor,
+            )
             for row in items(session, conversion.id)
         ),
         click_ids=tuple(conversion.click_ids),
@@ -149,6 +156,9 @@ def reported_order(session: Session, conversion: Conversion) -> Order:
         tax_minor=conversion.tax_minor,
         shipping_minor=conversion.shipping_minor,
         custom=dict(conversion.custom),
+        site=conversion.site,
+        country_billing=conversion.country_billing,
+        country_site=conversion.country_site,
     )
     # The row always has a time; only the hash still knows whether the report named it.
     if orders.content_hash(conversion.program_id, order) == conversion.content_hash:
@@ -180,6 +190,9 @@ def insert(session: Session, rows: Sequence[tuple[OrderReported, Place]]) -> Non
             "category": item.category,
             "quantity": item.quantity,
             "amount_minor": item.amount_minor,
+            "vat_percent": item.vat_percent,
+            "net_minor": order_items.net_minor(item),
+            "revenue_minor": item.revenue_minor,
         }
         for report, _ in rows
         for line, item in enumerate(report.order.items)
@@ -216,6 +229,9 @@ def _row(report: OrderReported, place: Place) -> dict[str, object]:
         "tax_minor": order.tax_minor,
         "shipping_minor": order.shipping_minor,
         "custom": order.custom,
+        "site": order.site,
+        "country_billing": order.country_billing,
+        "country_site": order.country_site,
         "content_hash": report.content_hash,
         "channel": report.channel,
         "imported": report.imported,

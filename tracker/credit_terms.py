@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tracker.credit import Conditions, MissingContributor, Model, Params
-from tracker.fields import Fields, parse_time
+from tracker.fields import CUSTOMERS, Fields, parse_time
 
 WINDOW_HOURS_MAX: Final = 8_760
 IN_CART_SECONDS_MAX: Final = 3_540
@@ -479,8 +479,9 @@ def _when(
         when["publisher"] = publishers
     if "coupon" in when:
         when["coupon"] = frozenset(code.casefold() for code in when["coupon"])
-    if unknown := when.get("customer", frozenset()) - {"new", "returning"}:
-        inner.problem("customer", "choice", f"must be new or returning, not {min(unknown)}")
+    if unknown := when.get("customer", frozenset()) - frozenset(CUSTOMERS):
+        listed = ", ".join(CUSTOMERS)
+        inner.problem("customer", "choice", f"must be one of {listed}, not {min(unknown)}")
     for name, values in when.items():
         if not values:
             inner.problem(name, "empty", "must name one or more")

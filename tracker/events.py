@@ -46,12 +46,18 @@ class ClickSeen(msgspec.Struct, frozen=True, array_like=True, tag="c"):
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One line of an order; `amount_minor` is the line's total."""
+    """One line of an order; `amount_minor` is the line's total.
+
+    With a `vat_percent` (a decimal text) it includes that tax. `revenue_minor` is what the
+    advertiser itself earns by the line.
+    """
 
     sku: str
     category: str
     quantity: int
     amount_minor: int
+    vat_percent: str | None = None
+    revenue_minor: int | None = None
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +90,9 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     tax_minor: int | None = None
     shipping_minor: int | None = None
     custom: dict[str, str] = msgspec.field(default_factory=dict)
+    site: str | None = None
+    country_billing: str | None = None
+    country_site: str | None = None
 
 
 class OrderReported(msgspec.Struct, frozen=True, array_like=True, tag="o"):
@@ -129,6 +138,8 @@ class ChangeReported(msgspec.Struct, frozen=True, array_like=True, tag="g"):
     event: str = ""
     number: int | None = None
     reason_code: str = ""
+    # Of the amount of a refund; empty in records from before orders could differ in it.
+    currency: str = ""
 
 
 class ArrivalsSeen(msgspec.Struct, frozen=True, array_like=True, tag="r"):

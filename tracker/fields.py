@@ -17,6 +17,7 @@ COUNTRIES: Final = frozenset(
     for code in map(str, get_global("territory_currencies"))
     if re.fullmatch("[A-Z]{2}", code) and code not in _NO_COUNTRIES
 )
+CUSTOMERS: Final = ("new", "returning", "reactivated")
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
@@ -36,6 +37,11 @@ class Fields:
         self._values = values
         self._path = path
         self.problems: list[FieldProblem] = []
+
+    @property
+    def path(self) -> str:
+        """What stands before the names of the fields; empty for the report itself."""
+        return self._path
 
     def problem(self, name: str, rule: str, message: str) -> None:
         """Remember that a field breaks a rule."""

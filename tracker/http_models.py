@@ -47,12 +47,17 @@ Amount = Annotated[
 
 
 class ItemBody(Body):
-    """A line of an order; `amount` is the line's total."""
+    """A line of an order; `amount` is the line's total, or `gross` the total with its tax."""
 
     sku: str = ""
     category: str = ""
     qty: int = 1
-    amount: Amount
+    amount: Amount | None = None
+    gross: Amount | None = Field(None, description="Instead of `amount`, with `vat_percent`.")
+    vat_percent: str | None = Field(None, description="The tax in `gross`, such as `19` or `7.7`.")
+    revenue: Amount | None = Field(
+        None, description="What the shop itself earns by it, for rules with the base `revenue`."
+    )
 
 
 class OrderFields(Body):
@@ -64,9 +69,17 @@ class OrderFields(Body):
     click_id: str | None = None
     event: str = "sale"
     amount: Amount | None = None
+    gross: Amount | None = Field(
+        None, description="Instead of `amount`: with tax, for an order without items."
+    )
+    vat_percent: str | None = Field(None, description="The tax in `gross`.")
+    revenue: Amount | None = Field(None, description="What the shop itself earns by the order.")
     currency: str | None = None
-    country: str | None = None
-    customer: Literal["new", "returning"] | None = None
+    country: str | None = Field(None, description="Where it is delivered to.")
+    country_billing: str | None = None
+    country_site: str | None = Field(None, description="Whose storefront the order came in by.")
+    site: str | None = Field(None, description="The storefront or marketplace, by the shop's name.")
+    customer: Literal["new", "returning", "reactivated"] | None = None
     coupon: str | None = None
     status: str | None = Field(
         None,

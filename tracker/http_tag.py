@@ -39,7 +39,8 @@ _VISIT: Final = ("program", "publisher", "page", "referrer", "framed", "cons", *
 # What a browser may say of an order. Not its state, its time or who brought it: it could lie.
 _BROWSERS_WORD: Final = frozenset(
     {"order_id", "event", "amount", "currency", "country", "customer", "coupon", "items"}
-    | {"discount", "tax", "shipping", "custom", "test"}
+    | {"discount", "tax", "shipping", "custom", "test", "gross", "vat_percent", "revenue"}
+    | {"site", "country_billing", "country_site"}
 )
 _SCRIPT: Final = Path(__file__).with_name("tag.js").read_bytes()
 _SCRIPT_GZIPPED: Final = gzip.compress(_SCRIPT, mtime=0)

@@ -85,6 +85,7 @@ def terms_of(
         click_ids_max=settings.order_click_ids_max,
         custom_fields_max=settings.order_custom_fields_max,
         custom_chars_max=settings.order_custom_chars_max,
+        other_currencies=program.other_currencies,
     )
 
 
@@ -398,6 +399,7 @@ async def accept_change(
         order_id=order_id,
         currency=program.currency,
         event=event,
+        other_currencies=program.other_currencies,
     )
     change = changes.parse_change(kind, values, subject, key=node.conversion_key, now=now)
     async with node.claims.hold([(program.id, order_id, event)]):

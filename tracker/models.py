@@ -178,10 +178,17 @@ class Conversion(SQLModel, table=True):
     number: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     relation: str = Field(default="", sa_column_kwargs={"server_default": ""})
     related_id: str | None = None
+    site: str | None = Field(default=None, description="The storefront or marketplace.")
+    country_billing: str | None = None
+    country_site: str | None = None
 
 
 class ConversionItem(SQLModel, table=True):
-    """One line of an order. `amount_minor` is the line's total, not the price of one piece."""
+    """One line of an order. `amount_minor` is the line's total, not the price of one piece.
+
+    It is as reported: with a `vat_percent` it includes that tax, and `net_minor` was derived from
+    it, once. Refunds are in the reported figure.
+    """
 
     __tablename__ = "conversion_item"
     __table_args__ = append_only()
@@ -192,6 +199,9 @@ class ConversionItem(SQLModel, table=True):
     category: str = ""
     quantity: Count = 1
     amount_minor: Minor
+    vat_percent: str | None = None
+    net_minor: int | None = Field(default=None, sa_type=sa.BigInteger)
+    revenue_minor: int | None = Field(default=None, sa_type=sa.BigInteger)
 
 
 class AttributionTerms(DocumentVersion, table=True):
@@ -221,7 +231,17 @@ class Attribution(SQLModel, table=True):
     clicked_at: datetime | None = None
     # Copied from the click, because commissions are replayed long after clicks are let go.
     click_country: str | None = None
+    click_device: str | None = None
     sub_ids: dict[str, str] = json_column(default_factory=dict)
+    # What is known of the payee and the customer when this is decided, because later it is
+    # something else and commissions are replayed then, too.
+    publisher_groups: list[str] = json_column(
+        default_factory=list, sa_column_kwargs={"server_default": "[]"}
+    )
+    customer_since: datetime | None = Field(
+        default=None, description="The customer's first order with this publisher; None: unknown."
+    )
+    months_since_first: int | None = None
     source: str = Field(
         description="What decided: `click`, `coupon`, `order`, `customer`, `publisher`, "
         "`preferred`, `manual`, or `none`."

@@ -23,6 +23,9 @@ MORE_FIELDS: Final = (
     "cart_at",
     "test",
     "custom",
+    "site",
+    "country_billing",
+    "country_site",
     *MORE_MONEY,
 )
 STATUSES: Final = ("pending", "approved", "declined", "cancelled", "refunded")
@@ -59,6 +62,9 @@ class MoreValues(TypedDict):
     cart_at: datetime | None
     is_test: bool
     custom: dict[str, str]
+    site: str | None
+    country_billing: str | None
+    country_site: str | None
 
 
 def read_more(fields: Fields, limits: More) -> MoreValues:
@@ -73,6 +79,9 @@ def read_more(fields: Fields, limits: More) -> MoreValues:
         cart_at=fields.time("cart_at", now=limits.now),
         is_test=_flag(fields, "test"),
         custom=_custom(fields, limits),
+        site=fields.text("site", chars_max=_CODE_CHARS_MAX),
+        country_billing=fields.country("country_billing"),
+        country_site=fields.country("country_site"),
     )
 
 

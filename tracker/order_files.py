@@ -19,12 +19,14 @@ from zoneinfo import ZoneInfo
 from kernel.clock import to_rfc3339
 from kernel.errors import AppError, InvalidInput, TooLarge, invalid
 from tracker.order_fields import MORE_MONEY
+from tracker.order_items import LINE_MONEY
 from tracker.orders import ALIASES, CUSTOM_NAME, FIELDS
 
 CSV: Final = "csv"
 XLSX: Final = "xlsx"
 CHANGE_COLUMNS: Final = ("refund", "refund_id", "reason", "reason_code")
-_MONEY: Final = ("amount", "refund", *MORE_MONEY)
+_MONEY: Final = ("amount", "refund", *LINE_MONEY, *MORE_MONEY)
+_DECIMALS: Final = (*_MONEY, "vat_percent")
 _TIMES: Final = ("occurred_at", "cart_at")
 _COLUMNS: Final = frozenset({*FIELDS, *CHANGE_COLUMNS}) - {"items", "custom"}
 _HEADERS: Final[Mapping[str, str]] = {
@@ -159,7 +161,7 @@ def _values(
         named = CUSTOM_NAME.fullmatch(name)
         if named is not None:
             custom[named[1]] = value
-        elif name in _MONEY and decimal == "," and _DECIMAL_COMMA.fullmatch(value):
+        elif name in _DECIMALS and decimal == "," and _DECIMAL_COMMA.fullmatch(value):
             values[name] = value.replace(",", ".")
         elif name in _TIMES:
             values[name] = _time_text(value, zone)

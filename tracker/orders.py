@@ -1,11 +1,10 @@
 """Orders as advertisers report them: from JSON or form fields to one checked content and its hash.
 
-Amounts are decimal strings in major units, or `{"minor", "currency"}`. An item's amount is the
-total of its line. An empty field is an absent one, because trackers send the parameters they have
+An empty field is an absent one, because trackers send the parameters they have
 nothing for.
 
-`amount` is what commission is paid on. `discount`, `tax` and `shipping` inform: they are not part
-of it, are stored and shown, and change no commission.
+`amount` is what commission is paid on, without the tax that lines say is in it. `discount`, `tax`
+and `shipping` inform: they are not part of it, are stored and shown, and change no commission.
 """
 
 import hashlib
@@ -18,10 +17,18 @@ from typing import Any, Final
 
 from kernel.clock import to_rfc3339
 from kernel.errors import invalid
-from kernel.money import MAX_MINOR, MoneyError, parse_amount
 from tracker.events import Item, Order
-from tracker.fields import Fields
+from tracker.fields import CUSTOMERS, Fields
+from tracker.order_amounts import check_currency, currency_meant, read_amount
 from tracker.order_fields import MORE_FIELDS, MORE_MONEY, More, read_more, read_status
+from tracker.order_items import (
+    ITEM_FIELDS,
+    LINE_FIELDS,
+    currencies_said,
+    needs_currency,
+    read_items,
+    total_of,
+)
 
 DEFAULT_EVENT: Final = "sale"
 FIELDS: Final = (
@@ -36,13 +43,12 @@ FIELDS: Final = (
     "status",
     "occurred_at",
     "items",
+    *LINE_FIELDS,
     *MORE_FIELDS,
 )
-_ITEM_FIELDS: Final = ("sku", "category", "qty", "amount")
 _ORDER_ID_CHARS_MAX: Final = 128
 _CLICK_ID_CHARS_MAX: Final = 255
 _WORD_CHARS_MAX: Final = 128
-_QUANTITY_MAX: Final = 10**9
 EVENT: Final = re.compile(r"[a-z_]{1,32}", re.ASCII)
 CUSTOM_NAME: Final = re.compile(r"custom\[([^\[\]]{0,256})\]")
 # Names under which other networks' shop modules send the same thing; read where ours is absent.
@@ -67,13 +73,13 @@ ALIASES: Final[Mapping[str, str]] = {
     "promo_code": "coupon",
     "coupon_code": "coupon",
 }
-_WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What a report is checked against. `days_back_max` None: any time in the past.
 
+    `other_currencies` are taken in beside the program's own.
     `status_words` are the advertiser's own words, in lower case, each with the status it means.
     """
 
@@ -85,6 +91,7 @@ class Terms:
     click_ids_max: int = 50
     custom_fields_max: int = 20
     custom_chars_max: int = 256
+    other_currencies: Sequence[str] = ()
 
 
 def parse_order(values: Mapping[str, Any], terms: Terms) -> Order:
@@ -96,8 +103,16 @@ def parse_order(values: Mapping[str, Any], terms: Terms) -> Order:
     fields = Fields(values)
     order_id = fields.required_text("order_id", chars_max=_ORDER_ID_CHARS_MAX)
     event = fields.text("event", chars_max=32, pattern=EVENT) or DEFAULT_EVENT
-    items = _items(fields, terms)
-    amount_minor = _amount(fields, items, terms)
+    currency = currency_meant(currencies_said(fields), terms.currency, terms.other_currencies)
+    items = read_items(fields, currency, items_max=terms.items_max)
+    check_currency(
+        fields,
+        currency,
+        needed=needs_currency(fields, items, MORE_MONEY),
+        own=terms.currency,
+        others=terms.other_currencies,
+    )
+    amount_minor = total_of(fields, items, currency)
     click_id = fields.text("click_id", chars_max=_CLICK_ID_CHARS_MAX)
     more = read_more(
         fields,
@@ -109,15 +124,15 @@ def parse_order(values: Mapping[str, Any], terms: Terms) -> Order:
             custom_chars_max=terms.custom_chars_max,
         ),
     )
-    money = {f"{name}_minor": read_amount(fields, name, terms.currency) for name in MORE_MONEY}
+    money = {f"{name}_minor": read_amount(fields, name, currency) for name in MORE_MONEY}
     order = Order(
         order_id=order_id,
         event=event,
-        currency=terms.currency,
+        currency=currency,
         amount_minor=amount_minor,
         click_id=click_id,
         country=fields.country("country"),
-        customer=fields.choice("customer", ("new", "returning")),
+        customer=fields.choice("customer", CUSTOMERS),
         coupon=fields.text("coupon", chars_max=_WORD_CHARS_MAX),
         status=read_status(fields, terms.status_words),
         occurred_at=fields.time("occurred_at", now=terms.now, days_back_max=terms.days_back_max),
@@ -134,119 +149,6 @@ def refuse_unknown(values: Mapping[str, Any], *more: str) -> None:
     fields = Fields(values)
     fields.only(*FIELDS, *more)
     fields.finish()
-
-
-def read_amount(fields: Fields, name: str, currency: str) -> int | None:
-    """Minor units of a money field, or None when it is absent or wrong (then remembered)."""
-    found = fields.value(name)
-    if found is None:
-        return None
-    if isinstance(found, Mapping):
-        return _minor_of_object(fields, name, found, currency)
-    if not isinstance(found, str):
-        fields.problem(name, "type", 'must be a decimal text or {"minor", "currency"}')
-        return None
-    try:
-        return parse_amount(found, currency)
-    except MoneyError as error:
-        fields.problem(name, "amount", error.reason)
-        return None
-
-
-def check_currency(fields: Fields, currency: str, *, needed: bool) -> None:
-    """Remember when `currency` is not the program's, or is missing although it is needed."""
-    found = fields.value("currency")
-    if found is None and needed:
-        fields.problem("currency", "missing", "is required with an amount")
-    elif found is not None and found != currency:
-        fields.problem("currency", "program_currency", f"must be {currency}, the program's own")
-
-
-def _minor_of_object(
-    fields: Fields, name: str, found: Mapping[str, Any], currency: str
-) -> int | None:
-    minor = found.get("minor")
-    if set(found) != {"minor", "currency"}:
-        fields.problem(name, "type", 'must have exactly "minor" and "currency"')
-    elif type(minor) is not int or not 0 <= minor <= MAX_MINOR:
-        fields.problem(name, "amount", f"minor must be a whole number from 0 to {MAX_MINOR}")
-    elif found["currency"] != currency:
-        fields.problem("currency", "program_currency", f"must be {currency}, the program's own")
-    else:
-        return minor
-    return None
-
-
-def _amount(fields: Fields, items: Sequence[Item], terms: Terms) -> int:
-    amount = fields.value("amount")
-    said_in_amount = isinstance(amount, Mapping) or (
-        amount is None and _carry_currency(fields.value("items"))
-    )
-    needed = (amount is not None or bool(items)) and not said_in_amount
-    needed = needed or any(isinstance(fields.value(name), str) for name in MORE_MONEY)
-    check_currency(fields, terms.currency, needed=needed)
-    total = sum(item.amount_minor for item in items)
-    if amount is None:
-        if total > MAX_MINOR:
-            fields.problem("items", "amount", "add up to more than an order may have")
-        return total
-    amount_minor = read_amount(fields, "amount", terms.currency)
-    if amount_minor is None:
-        return 0
-    if items and not fields.problems and total != amount_minor:
-        fields.problem("amount", "items_sum", "must be the sum of the items' amounts")
-    return amount_minor
-
-
-def _carry_currency(items: Any) -> bool:
-    return isinstance(items, list) and all(
-        isinstance(item, Mapping) and isinstance(item.get("amount"), Mapping) for item in items
-    )
-
-
-def _items(fields: Fields, terms: Terms) -> tuple[Item, ...]:
-    found = fields.value("items")
-    if found is None:
-        return ()
-    if not isinstance(found, list):
-        fields.problem("items", "type", "must be a list")
-        return ()
-    if len(found) > terms.items_max:
-        fields.problem("items", "count", f"must be at most {terms.items_max}")
-        return ()
-    return tuple(_item(fields, at, value, terms) for at, value in enumerate(found))
-
-
-def _item(fields: Fields, at: int, value: Any, terms: Terms) -> Item:
-    path = f"items[{at}]"
-    if not isinstance(value, Mapping):
-        fields.problem(path, "type", "must be an object")
-        return Item("", "", 1, 0)
-    item = Fields(value, path=f"{path}.")
-    item.only(*_ITEM_FIELDS)
-    amount_minor = read_amount(item, "amount", terms.currency)
-    if item.value("amount") is None:
-        item.problem("amount", "missing", "is required")
-    read = Item(
-        sku=item.text("sku", chars_max=_WORD_CHARS_MAX) or "",
-        category=item.text("category", chars_max=_WORD_CHARS_MAX) or "",
-        quantity=_quantity(item),
-        amount_minor=amount_minor or 0,
-    )
-    fields.problems += item.problems
-    return read
-
-
-def _quantity(item: Fields) -> int:
-    found = item.value("qty")
-    if found is None:
-        return 1
-    if isinstance(found, str) and _WHOLE_NUMBER.fullmatch(found):
-        found = int(found)
-    if type(found) is not int or not 1 <= found <= _QUANTITY_MAX:
-        item.problem("qty", "range", f"must be a whole number from 1 to {_QUANTITY_MAX}")
-        return 1
-    return found
 
 
 def from_pairs(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -270,7 +172,7 @@ def from_pairs(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
             _set_once(values, name, value, shown=name)
         elif name in ALIASES and value:
             _set_once(aliased.setdefault(ALIASES[name], {}), name, value, shown=name)
-    known = {name: column for name, column in columns.items() if name in _ITEM_FIELDS}
+    known = {name: column for name, column in columns.items() if name in ITEM_FIELDS}
     if known:
         values["items"] = _rows(known)
     if custom:
@@ -341,11 +243,16 @@ def _content(order: Order) -> dict[str, Any]:
         "coupon": order.coupon,
         "status": order.status,
         "occurred_at": to_rfc3339(order.occurred_at) if order.occurred_at else None,
-        "items": [
-            [item.sku, item.category, item.quantity, item.amount_minor] for item in order.items
-        ],
+        "items": [_line(item) for item in order.items],
         **_said_more(order),
     }
+
+
+def _line(item: Item) -> list[Any]:
+    said = [item.sku, item.category, item.quantity, item.amount_minor]
+    more = {"vat_percent": item.vat_percent, "revenue": item.revenue_minor}
+    found = {name: value for name, value in more.items() if value is not None}
+    return [*said, found] if found else said
 
 
 def _said_more(order: Order) -> dict[str, Any]:
@@ -363,6 +270,9 @@ def _said_more(order: Order) -> dict[str, Any]:
         "tax": order.tax_minor,
         "shipping": order.shipping_minor,
         "custom": order.custom,
+        "site": order.site,
+        "country_billing": order.country_billing,
+        "country_site": order.country_site,
     }
     # A discount of nothing is something said; an empty list or a False is what is not there.
     return {name: value for name, value in more.items() if value or value.__class__ is int}

@@ -61,6 +61,7 @@ class ProgramRoute(msgspec.Struct, frozen=True):
     requires_signed_links: bool = False
     duplicate_modes: dict[str, str] = msgspec.field(default_factory=dict)
     status_words: dict[str, str] = msgspec.field(default_factory=dict)
+    other_currencies: tuple[str, ...] = ()
 
     def duplicate_mode(self, event: str) -> str:
         """What becomes of another report of an order with this event."""
@@ -304,6 +305,7 @@ def _route(program: Program) -> ProgramRoute:
         requires_signed_links=program.requires_signed_links,
         duplicate_modes=dict(program.duplicate_modes),
         status_words=dict(program.status_words),
+        other_currencies=tuple(program.other_currencies),
     )
 
 

@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
-from sqlmodel import Session
+from sqlmodel import Session, col
 
-from commissions import accruals, plans, replays
+from commissions import accruals, fx_rates, plans, replays
 from commissions.accruals import Task
 from commissions.checks import check
+from commissions.fx_rates import Quote
 from commissions.models import Commission
 from commissions.reasons import Reason
 from kernel import outbox
@@ -86,6 +87,7 @@ EVENTS = st.lists(
             (
                 *("sale", "sale", "sale", "sale", "sale", "sale", "held", "approved", "declined"),
                 *("refund", "refund", "part", "cancel", "decline", "approve", "release", "void"),
+                *("rates", "rated", "rated"),
             )
         ),
         st.integers(0, 11),
@@ -112,13 +114,20 @@ class _History:
         self.rows: list[Task] = []
 
     def tell(self, events: Sequence[tuple[str, int, int]]) -> None:
+        self._tell(events)
+        # Nothing is left to a second delivery that could be booked by the first.
+        self.rows += [Task("rated", sale.id) for sale in self.sales]
+
+    def _tell(self, events: Sequence[tuple[str, int, int]]) -> None:
         for at, (what, which, amount_minor) in enumerate(events):
             now = START + timedelta(days=2 * at, hours=which)
-            if what in {"sale", "held", "approved", "declined"}:
+            if what == "rates":
+                self.rows.append(Task("rates", str(which)))
+            elif what in {"sale", "held", "approved", "declined"}:
                 self._sell(what, which, amount_minor, now)
             elif self.sales:
                 sale = self.sales[which % len(self.sales)]
-                if what in {"release", "void"}:
+                if what in {"release", "void", "rated"}:
                     reason = Reason.FRAUD_CONFIRMED if what == "void" else ""
                     self.rows.append(Task(what, sale.id, reason, "usr_1"))
                     continue
@@ -160,12 +169,28 @@ class _History:
         self.rows.append(Task("accrue", sale.id, held))
 
 
+def perform(session: Session, tasks: Sequence[Task], now: datetime) -> None:
+    """Book the tasks together, but for rates, which are published between them."""
+    some: list[Task] = []
+    for task in tasks:
+        if task.kind != "rates":
+            some.append(task)
+            continue
+        accruals.book(session, some, now=now)
+        some = []
+        # Of one day of every ten, so that there are orders without a rate for long.
+        day = (START + timedelta(days=10 * (int(task.conversion_id) % 6) - 10)).date()
+        rate = f"1.{1 + int(task.conversion_id)}"
+        fx_rates.record(session, "ecb", [Quote(day, "EUR", "USD", rate)], actor="t", now=now)
+    accruals.book(session, some, now=now)
+
+
 def work(session: Session, rows: Sequence[Task], sizes: Sequence[int]) -> None:
     """Book the rows in order, so many together."""
     start = at = 0
     while start < len(rows):
         size = sizes[at % len(sizes)]
-        accruals.book(session, rows[start : start + size], now=BOOKED_AT)
+        perform(session, rows[start : start + size], BOOKED_AT)
         start, at = start + size, at + 1
 
 
@@ -250,6 +275,16 @@ def test_batches_book_the_same_on_either_database(
     compare(engine, name, events, sizes)
 
 
+def _announced(session: Session) -> int:
+    """Follow-ups of published rates; the tasks say here who is tried again, and when."""
+    query = sa.select(sa.func.count()).where(col(outbox.OutboxRow.kind) == fx_rates.PUBLISHED)
+    return int(session.execute(query).scalar_one())
+
+
+def _nothing(_session: Session, _rows: Sequence[FollowUp], _now: datetime) -> None:
+    pass
+
+
 def backlog(url: str, name: str, events: Any) -> dict[str, Task]:
     """Leave a history with its follow-ups in the database; the task of each of those."""
     engine = connect(url)
@@ -270,14 +305,14 @@ def drained(url: str, tasks: Mapping[str, Task], milliseconds: int) -> dict[str,
     """The books after a worker has worked the backlog in transactions of that length."""
 
     def book(session: Session, rows: Sequence[FollowUp], now: datetime) -> None:
-        accruals.book(session, [tasks[row.kind] for row in rows], now=now)
+        perform(session, [tasks[row.kind] for row in rows], now)
 
     engine = connect(url)
     limits = Limits(batch_milliseconds=milliseconds, attempts_max=1, lease_seconds=600)
-    handlers = dict.fromkeys(tasks, (book,))
+    handlers = {**dict.fromkeys(tasks, (book,)), fx_rates.PUBLISHED: (_nothing,)}
     worked = outbox.drain(engine, handlers, owner="w", limits=limits, clock=lambda: BOOKED_AT)
     with Session(engine) as session:
-        assert worked == len(tasks)
+        assert worked == len(tasks) + _announced(session)
         assert outbox.pending(session) == 0
         assert list(check(session)) == []
         found = books(session)

@@ -67,10 +67,17 @@ def test_a_published_version_cannot_be_changed(engine: Engine) -> None:
         ),
         ({"currency": "EUR", "rules": [FLAT], "country_basis": ["country_ship"]}, "country_basis"),
         (
-            {"currency": "EUR", "rules": [FLAT, FLAT | {"id": "b", "when": {"device": ["tv"]}}]},
+            {"currency": "EUR", "rules": [FLAT, FLAT | {"id": "b", "when": {"device": ["pda"]}}]},
             "rules[1].when.device",
         ),
-        ({"currency": "EUR", "rules": [FLAT | {"base": "revenue"}]}, "rules[0].base"),
+        (
+            {"currency": "EUR", "rules": [FLAT | {"when": {"customer": ["loyal"]}}]},
+            "rules[0].when.customer",
+        ),
+        (
+            {"currency": "EUR", "rules": [FLAT | {"when": {"publisher_group": ["gold"]}}]},
+            "rules[0].when.publisher_group",
+        ),
         (
             {"currency": "EUR", "rules": [FLAT | {"when": {"publisher": ["nobody"]}}]},
             "rules[0].when.publisher",

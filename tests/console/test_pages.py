@@ -15,6 +15,7 @@ MANAGER_PAGES = (
     "/flags?status=all",
     "/flags/{flag}",
     "/payouts",
+    "/groups",
 )
 PROGRAM_PAGES = (
     "/programs",

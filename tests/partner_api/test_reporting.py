@@ -1,5 +1,7 @@
 """How orders are reported, by the API: set, read, audited, and nobody else's business."""
 
+from typing import Any
+
 from sqlmodel import select
 
 from kernel import clock
@@ -12,12 +14,13 @@ from tracker.models import Arrival, ConversionChange
 
 def test_modes_and_words_are_set_and_audited(api: Api, world: World) -> None:
     side, path = world.advertisers[0], "/v1/programs/shop-1/reporting"
-    assert api.get(side, path).json() == {"duplicates": {}, "status_words": {}}
+    nothing: dict[str, Any] = {"duplicates": {}, "status_words": {}, "other_currencies": []}
+    assert api.get(side, path).json() == nothing
     wanted = {"duplicates": {"sale": "edit"}, "status_words": {"Lead": "pending"}}
     for _ in range(2):
         answer = api.http.put(path, json=wanted, headers=api.as_(side))
         assert answer.status_code == 200, answer.text
-    kept = {"duplicates": {"sale": "edit"}, "status_words": {"lead": "pending"}}
+    kept = nothing | {"duplicates": {"sale": "edit"}, "status_words": {"lead": "pending"}}
     assert api.get(side, path).json() == kept
     with reading(api.context.engine) as session:
         told = [one.action for one in session.exec(select(AuditEntry))]
@@ -28,9 +31,21 @@ def test_modes_and_words_are_set_and_audited(api: Api, world: World) -> None:
         {"status_words": {"x": "sold"}},
         {"status_words": {" ": "pending"}},
         {"status_words": {str(one): "pending" for one in range(101)}},
+        {"other_currencies": ["EUR"]},
+        {"other_currencies": ["EURO"]},
     ):
         assert api.http.put(path, json=bad, headers=api.as_(side)).status_code == 400
     assert api.get(side, path).json() == kept
+
+
+def test_other_currencies_stay_as_they_are_when_left_out(api: Api, world: World) -> None:
+    side, path = world.advertisers[0], "/v1/programs/shop-1/reporting"
+    api.http.put(path, json={"other_currencies": ["USD", "GBP", "USD"]}, headers=api.as_(side))
+    assert api.get(side, path).json()["other_currencies"] == ["GBP", "USD"]
+    api.http.put(path, json={"duplicates": {"sale": "add"}}, headers=api.as_(side))
+    assert api.get(side, path).json()["other_currencies"] == ["GBP", "USD"]
+    api.http.put(path, json={"other_currencies": []}, headers=api.as_(side))
+    assert api.get(side, path).json()["other_currencies"] == []
 
 
 def test_secrets_are_shown_once_and_end(api: Api, world: World) -> None:

@@ -360,3 +360,36 @@ def test_rebuilding_names_days_that_are_none(first: str, last: str) -> None:
 
     assert result.exit_code != 0
     assert first in result.output
+
+
+HISTORY = "Date,USD,GBP,SIT,\n2026-03-09,1.08,0.8551,240.1,\n2026-03-06,1.07,N/A,240.2,\n"
+
+
+def test_rates_are_imported_once(tmp_path: Path, database: Path) -> None:
+    file = tmp_path / "rates.csv"
+    file.write_text(HISTORY)
+    # The tolar went in 2007 and is no currency of ISO 4217 any more.
+    assert run("fx", "import", str(file)).output.endswith("3 new of 3 rates\n")
+    assert run("fx", "import", str(file)).output.endswith("0 new of 3 rates\n")
+    file.write_text(HISTORY.replace("1.08", "1.09"))
+    since = run("fx", "import", str(file), "--since", "2026-03-07", "--source", "ecb")
+    assert since.output.endswith("1 new of 2 rates\n")
+    assert count(database, "fx_rate") == 4
+
+
+def test_a_file_that_is_none_of_rates_is_refused(tmp_path: Path, database: Path) -> None:
+    file = tmp_path / "rates.csv"
+    file.write_text("sku,price\n1,2\n")
+    result = run("fx", "import", str(file))
+    assert (result.exit_code, count(database, "fx_rate")) == (1, 0)
+    assert "file" in result.output
+
+
+def test_a_rate_is_set_by_hand(database: Path) -> None:
+    arguments = ("fx", "set", "2026-03-01", "EUR", "AED", "4.31")
+    assert run(*arguments).output == "set\n"
+    assert run(*arguments).output == "known already\n"
+    for wrong in (("2026-03-01", "EUR", "AED", "0"), ("2126-03-01", "EUR", "AED", "1")):
+        assert run("fx", "set", *wrong).exit_code == 1
+    assert run("fx", "set", "yesterday", "EUR", "AED", "1").exit_code == 2
+    assert count(database, "fx_rate") == 1

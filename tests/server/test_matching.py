@@ -1,115 +1,27 @@
 """Orders that were nobody's and what follows when they are somebody's: the pipeline, drained."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.engine import Engine
-from sqlmodel import col, select
 
 from commissions.models import Booking, Commission
 from fraud.models import Assessment, Flag
 from kernel.database import unit_of_work
-from kernel.keys import Keys
-from kernel.outbox import Limits, OutboxRow, append, drain
+from kernel.outbox import append
 from kernel.settings import Settings
-from network.models import Program, Publisher
-from server import audit, chores, pipeline
+from server import chores
 from tests import make
-from tracker import attribution, changes, coupons, orders, recording
+from tests.server.shop import KEYS, NOW, Shop, problems
+from tracker import attribution, changes
 from tracker.customers import customer_keys
-from tracker.events import ChangeReported, Order, OrderReported
+from tracker.events import ChangeReported
 from tracker.models import Attribution, KnownCustomer, MatchWanted
-from tracker.node import click_id_signer
-
-NOW = make.NOW
-KEYS = Keys(b"a secret of the tests, long enough to be one")
-LIMITS = Limits(batch_milliseconds=5_000, attempts_max=3, lease_seconds=60)
-
-
-class Shop:
-    """A program with a plan and a member, whose orders run through the whole pipeline."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.minutes = engine, 0
-        with unit_of_work(engine) as session:
-            self.program: Program = make.program(session, hold_score=65)
-            self.owner: Publisher = make.publisher(session, member_of=self.program, code="owner")
-            make.plan(session, self.program)
-
-    @property
-    def now(self) -> datetime:
-        return NOW + timedelta(minutes=self.minutes)
-
-    def order(self, order_id: str, **facts: Any) -> str:
-        given: dict[str, Any] = {
-            "event": "sale",
-            "currency": "EUR",
-            "amount_minor": 10_000,
-            "occurred_at": NOW,
-        }
-        order = Order(order_id=order_id, **(given | facts))
-        report = OrderReported(
-            conversion_id=f"cnv_{order_id}",
-            program_id=self.program.id,
-            content_hash=orders.content_hash(self.program.id, order),
-            received_at=NOW,
-            channel="api",
-            imported=False,
-            order=order,
-        )
-        with unit_of_work(self.engine) as session:
-            recording.record(session, [report], now=self.now)
-        self.work()
-        return report.conversion_id
-
-    def work(self) -> None:
-        self.minutes += 1
-        drain(
-            self.engine,
-            pipeline.handlers(KEYS),
-            owner="t",
-            limits=LIMITS,
-            clock=lambda: self.now,
-        )
-        assert self.rows(OutboxRow, col(OutboxRow.done_at).is_(None)) == []
-
-    def rows(self, model: Any, *conditions: Any) -> Sequence[Any]:
-        with unit_of_work(self.engine) as session:
-            return session.exec(select(model).where(*conditions)).all()
-
-    def coupon(self, **row: Any) -> None:
-        with unit_of_work(self.engine) as session:
-            coupons.add(
-                session,
-                [{"publisher": "owner", **row}],
-                program_id=self.program.id,
-                actor="t",
-                now=self.now,
-            )
-        self.work()
-
-    def click(self, before: timedelta = timedelta(hours=2)) -> str:
-        return click_id_signer(KEYS).mint(
-            at=NOW - before,
-            program_number=self.program.number,
-            publisher_number=self.owner.number,
-        )
 
 
 @pytest.fixture
 def shop(engine: Engine) -> Shop:
     return Shop(engine)
-
-
-def problems(shop: Shop, settings: Settings) -> list[audit.Finding]:
-    # Nothing came through a journal here, so what was shipped cannot equal what is stored.
-    return [
-        one
-        for one in audit.run(shop.engine, settings)
-        if one.subject not in ("conversions", "clicks")
-    ]
 
 
 def test_a_coupon_s_new_owner_is_paid_once(shop: Shop, settings: Settings) -> None:
