@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "TALLYSTICK_"
@@ -18,6 +18,9 @@ PREFIX = "TALLYSTICK_"
 TEST_VARIABLES = frozenset(
     {"TALLYSTICK_REQUIRE_SERVICES", "TALLYSTICK_SHARED_DATA", "TALLYSTICK_TEST_POSTGRES_URL"}
 )
+
+# What a record has on disk beside its bytes, and a segment at its beginning, rounded up.
+_FRAME_BYTES_MAX = 64
 
 
 class UnknownSettingError(Exception):
@@ -71,13 +74,14 @@ class Settings(BaseSettings):
     journal_segment_bytes_max: int = Field(
         64 * 2**20, ge=2**16, description="A journal segment is closed at this size."
     )
+    journal_record_bytes_max: int = Field(
+        2**20, ge=2**12, description="One journal record; a larger event is refused."
+    )
     journal_bytes_max: int = Field(
         4 * 2**30,
         ge=2**20,
-        description="Unshipped journal on disk; past it nothing is acknowledged.",
-    )
-    journal_record_bytes_max: int = Field(
-        2**20, ge=2**12, description="One journal record; a larger event is refused."
+        description="Unshipped journal on disk; past it nothing is acknowledged. At "
+        "least a segment and a record.",
     )
     ship_batch_records_max: int = Field(
         10_000, ge=1, description="Events moved into the database at a time."
@@ -298,6 +302,18 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         # An empty variable would otherwise be the current folder.
         return None if value == "" else value
+
+    @field_validator("journal_bytes_max")
+    @classmethod
+    def _journal_holds_a_segment_and_a_record(cls, value: int, info: ValidationInfo) -> int:
+        # The segment that is written to is never removed: once it alone had filled the journal,
+        # nothing would be acknowledged again, however much is shipped.
+        names = ("journal_segment_bytes_max", "journal_record_bytes_max")
+        least = sum(info.data.get(name, 0) for name in names) + _FRAME_BYTES_MAX
+        if value < least:
+            msg = f"must hold a segment and a record: at least {least}, or smaller ones of these"
+            raise ValueError(msg)
+        return value
 
     @field_validator("fallback_url")
     @classmethod

@@ -91,7 +91,7 @@
         .then(function (answer) { return remember(answer.click_id); })
         .catch(function () {});
     }
-    if (setting('clean', '') && (id || publisher)) {
+    if (script.hasAttribute('data-clean') && (id || publisher)) {
       [parameter, 'ts_pub', 's1', 's2', 's3', 's4', 's5', 'cons'].forEach(function (name) {
         query.delete(name);
       });

@@ -77,6 +77,26 @@ def test_a_value_out_of_range_is_refused(
         settings.load()
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"JOURNAL": 2**20},
+        {"JOURNAL_SEGMENT": 4 * 2**30},
+        {"JOURNAL": 2**20, "JOURNAL_SEGMENT": 2**19, "JOURNAL_RECORD": 2**19},
+    ],
+)
+def test_bug_a_journal_could_be_too_small_to_be_ever_written_to_again(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]
+) -> None:
+    for name, size in sizes.items():
+        monkeypatch.setenv(f"TALLYSTICK_{name}_BYTES_MAX", str(size))
+    with pytest.raises(ValidationError, match="must hold a segment and a record") as refused:
+        settings.load()
+    assert [error["loc"] for error in refused.value.errors()] == [("journal_bytes_max",)]
+    monkeypatch.setenv("TALLYSTICK_JOURNAL_BYTES_MAX", str(2**33))
+    assert settings.load().journal_bytes_max == 2**33
+
+
 def test_defaults_need_no_variable() -> None:
     found = settings.load()
 

@@ -1,5 +1,6 @@
 """The click as a visitor's browser meets it."""
 
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -204,7 +205,12 @@ def test_other_methods_and_long_addresses_are_refused(tracker: Any) -> None:
 
 @pytest.mark.usefixtures("world")
 def test_a_full_journal_still_redirects_and_is_counted(sqlite_engine: Any, serve: Any) -> None:
-    tracker = serve(sqlite_engine, journal_bytes_max=2**20)
+    tracker = serve(
+        sqlite_engine,
+        journal_bytes_max=2**20,
+        journal_segment_bytes_max=2**19,
+        journal_record_bytes_max=2**16,
+    )
     before = REGISTRY.get_sample_value("tallystick_clicks_untracked_total") or 0
     locations = [tracker.get("/c/shop/blog?s1=" + "x" * 8000).location for _ in range(150)]
     untracked = [one for one in locations if "ts_click" not in one]
@@ -216,6 +222,10 @@ def test_a_full_journal_still_redirects_and_is_counted(sqlite_engine: Any, serve
     assert {row.id for row in tracker.rows(Click)} == {
         click_id_in(one) for one in locations if one not in untracked
     }
+    deadline = time.monotonic() + 20
+    while "ts_click" not in tracker.get("/c/shop/blog").location:
+        assert time.monotonic() < deadline, "full for good, although all of it is shipped"
+        time.sleep(0.05)
 
 
 def test_a_closed_journal_still_redirects(tracker: Any) -> None:

@@ -335,10 +335,11 @@ def test_clicks_are_kept_in_their_order_and_the_oldest_goes_first(scene: Scene, 
     assert scene.publisher_of(sold) == "blog"
 
 
+@pytest.mark.parametrize("attribute", ['data-clean="1"', "data-clean"])
 def test_the_address_bar_is_left_alone_unless_the_shop_wants_it_clean(
-    scene: Scene, page: Page
+    scene: Scene, page: Page, attribute: str
 ) -> None:
-    address = scene.page('data-clean="1"')
+    address = scene.page(attribute)
     page.goto(f"{address}?a=1&ts_pub=blog&s1=x&b=2#part")
 
     wait_for_cookie(page)
