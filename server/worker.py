@@ -19,7 +19,7 @@ from celery.exceptions import SecurityWarning
 from kernel import clock, keys, log, settings
 from kernel.database import connect
 from kernel.outbox import Limits, drain
-from server import chores, pipeline
+from server import chores, folder_broker, pipeline
 
 _log = log.get(__name__)
 _CONFIGURED = settings.load()
@@ -50,7 +50,7 @@ def _transport(configured: settings.Settings) -> dict[str, Any]:
         return {"broker_url": configured.broker_url}
     return {
         "broker_url": "filesystem://",
-        "broker_transport": "server.folder_broker:Transport",
+        "broker_transport": f"{folder_broker.__name__}:{folder_broker.Transport.__name__}",
         "broker_transport_options": _folder_transport(configured.data_dir / "broker"),
     }
 
