@@ -105,9 +105,8 @@ def book(
     one that was not attributed; then nothing is booked for any of them.
     """
     _check_codes(tasks)
-    conversion_rates.fix(session, _ids(tasks, ACCRUE), now=now)
     rated = conversion_rates.fix_waiting(session, _ids(tasks, RATED), now=now)
-    orders = replays.intake(session, _ids(tasks, ACCRUE))
+    orders = _intake(session, _ids(tasks, ACCRUE), now=now)
     batch = Batch(session, now=now)
     batch.count(counted)
     every = list(dict.fromkeys(task.conversion_id for task in tasks))
@@ -239,6 +238,22 @@ def _approve_counted(batch: Batch, due: Sequence[State]) -> None:
         key = f"lock:{conversion_id}:{new_id('swp', at=batch.now)}"
         happening = Happening(conversion_id, "approve", batch.now)
         batch.happen(commission, happening, Cause(key, "approve"))
+
+
+def _intake(
+    session: Session, conversion_ids: Sequence[str], *, now: datetime
+) -> dict[str, tuple[Fact, Terms]]:
+    """The orders with their rates, which those in another currency get here."""
+    orders = replays.intake(session, conversion_ids)
+    foreign = [
+        one
+        for one, (fact, terms) in orders.items()
+        if fact.order.currency != terms.currency and fact.order.rate is None
+    ]
+    if foreign:
+        conversion_rates.fix(session, foreign, now=now)
+        orders |= replays.intake(session, foreign)
+    return orders
 
 
 def _arrivals(

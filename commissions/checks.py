@@ -22,8 +22,10 @@ from commissions.models import (
     PayoutLine,
     PayoutStatus,
     Posting,
+    RateWanted,
     Transaction,
 )
+from commissions.reasons import Reason
 from commissions.rules import Priced
 
 _ROWS_AT_ONCE = 500
@@ -52,6 +54,7 @@ def check(session: Session) -> Iterator[Problem]:
     yield from _claims(session)
     yield from _in_transit(session)
     yield from _reasons(session)
+    yield from _waiting(session)
 
 
 def _rows(session: Session, query: Any) -> Iterator[Any]:
@@ -347,3 +350,14 @@ def _reasons(session: Session) -> Iterator[Problem]:
     )
     for conversion_id, status in _rows(session, query):
         yield Problem(6, f"conversion {conversion_id}", f"is {status} without a reason")
+
+
+def _waiting(session: Session) -> Iterator[Problem]:
+    """What is booked at nothing for want of a rate is tried again when there is one."""
+    query = (
+        sa.select(col(Commission.conversion_id))
+        .outerjoin(RateWanted, col(RateWanted.conversion_id) == col(Commission.conversion_id))
+        .where(col(Commission.reason) == Reason.NO_RATE, col(RateWanted.conversion_id).is_(None))
+    )
+    for (conversion_id,) in _rows(session, query):
+        yield Problem(6, f"conversion {conversion_id}", "has no rate and waits for none")

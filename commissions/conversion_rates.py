@@ -67,15 +67,11 @@ class _Pair(NamedTuple):
 
 
 def fix(session: Session, conversion_ids: Sequence[str], *, now: datetime) -> None:
-    """Give the orders their rates that are in another currency, are not booked and have none yet.
-
-    For those in the program's own currency, which nearly all are, it costs one statement.
-    """
-    if _pairs(session, _UNFIXED, conversion_ids):
-        fx_rates.take_turn(session)
-        # Once more: somebody may have fixed or published one while we waited for our turn.
-        pairs = _pairs(session, _UNFIXED, conversion_ids)
-        _keep(session, _found(session, pairs), waited=False, now=now)
+    """Give their rates to those orders in another currency that are not booked and have none."""
+    fx_rates.take_turn(session)
+    # Asked only now: somebody may have fixed one while we waited for our turn.
+    pairs = _pairs(session, _UNFIXED, conversion_ids)
+    _keep(session, _found(session, pairs), waited=False, now=now)
 
 
 def fix_waiting(session: Session, conversion_ids: Sequence[str], *, now: datetime) -> set[str]:

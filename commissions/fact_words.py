@@ -9,7 +9,7 @@ from kernel.money import format_amount
 Sentence = tuple[str, dict[str, Any]]
 
 _RATE_DECIMALS = 6
-_BASES = {
+BASES = {
     "country": "the delivery address",
     "country_billing": "the billing address",
     "country_site": "the site",
@@ -38,7 +38,7 @@ def sentences(booking: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) ->
         )
     named = {name for line in lines if line["rule_id"] is not None for name in matched_names(line)}
     if named & {"country", "region"} and booking.get("country"):
-        basis = _BASES.get(booking["country_source"], booking["country_source"])
+        basis = BASES.get(booking["country_source"], booking["country_source"])
         yield (
             "The country is {country}, by {basis}.",
             {"country": booking["country"], "basis": (basis,)},
@@ -67,10 +67,10 @@ def _shown(value: Any) -> Any:
     # Words are translated, names and numbers are not.
     if isinstance(value, list):
         return ", ".join(value)
-    return (value,) if value in _WORDS else value
+    return (value,) if value in WORDS else value
 
 
-_WORDS = frozenset({"new", "returning", "reactivated", "desktop", "mobile", "tablet", "tv", "bot"})
+WORDS = frozenset({"new", "returning", "reactivated", "desktop", "mobile", "tablet", "tv", "bot"})
 
 
 def line_sentences(line: Mapping[str, Any], order_currency: str) -> Iterator[Sentence]:

@@ -151,10 +151,8 @@ def put_members(call: Call) -> MembersView:
 
 def list_changes(call: Call) -> GroupChangePage:
     """When publishers came into a group and left it."""
-    limit = rows_wanted(call)
-    found = groups.changes(
-        call.session, _group(call), after_seq=after_number(call), limit=limit + 1
-    )
+    limit, after_seq = rows_wanted(call), after_number(call)
+    found = groups.changes(call.session, _group(call), after_seq=after_seq, limit=limit + 1)
     shown, last = cut(found, limit)
     refs = lookups.publisher_refs(call.session, (one.publisher_id for one in shown))
     return GroupChangePage(

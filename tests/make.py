@@ -195,15 +195,16 @@ def conversion(
     clicked: Click | None = None,
     decided: bool = True,
     shares: Sequence[tuple[Publisher, int, int]] = (),
-    **facts: Any,
+    facts: Mapping[str, Any] | None = None,
+    **said: Any,
 ) -> Conversion:
     """A sale of 100.00 at NOW, attributed to `who` (nobody when None); items count from line 0.
 
-    One that is not `decided` has no attribution yet. `shares` are (publisher, numerator,
-    denominator), one of them of `who`, who has all of it without.
+    One that is not `decided` has no attribution yet; `facts` are more of what it keeps. `shares`
+    are (publisher, numerator, denominator), one of them of `who`, who has all of it without.
     """
     number, identity = _id("cnv")
-    at = facts.get("occurred_at", NOW)
+    at = said.get("occurred_at", NOW)
     given: dict[str, Any] = {
         "id": identity,
         "program_id": of.id,
@@ -217,12 +218,12 @@ def conversion(
         "content_hash": f"hash-{number}",
         "channel": "postback",
     }
-    made = _keep(session, Conversion(**given | facts))
+    made = _keep(session, Conversion(**given | said))
     for line, item in enumerate(items):
         row: dict[str, Any] = {"conversion_id": made.id, "line": line} | item
         session.add(ConversionItem(**row))
     if decided:
-        session.add(_attribution(made, who, clicked))
+        session.add(_attribution(made, who, clicked, facts or {}))
     parts = shares or ([(who, 1, 1)] if who else [])
     for position, (publisher_of, numerator, denominator) in enumerate(parts if decided else ()):
         session.add(
@@ -240,8 +241,11 @@ def conversion(
     return made
 
 
-def _attribution(made: Conversion, who: Publisher | None, clicked: Click | None) -> Attribution:
+def _attribution(
+    made: Conversion, who: Publisher | None, clicked: Click | None, facts: Mapping[str, Any]
+) -> Attribution:
     return Attribution(
+        **facts,
         conversion_id=made.id,
         publisher_id=who.id if who else None,
         click_id=clicked.id if clicked else None,

@@ -9,11 +9,15 @@ import pytest
 from sqlalchemy.engine import Engine
 
 import commissions
-from commissions import accruals, explanations
+from commissions import accruals, explanations, fact_words, fx_rates
+from commissions.accruals import Task
+from commissions.fx_rates import Quote
+from commissions.plan_document import DIMENSIONS
 from commissions.reasons import Reason
 from kernel.database import unit_of_work
 from kernel.errors import NotFound
 from kernel.i18n import catalogue
+from network import groups
 from network.access import Actor
 from network.models import Role
 from tests import make
@@ -140,7 +144,8 @@ def test_another_publishers_order_is_not_named(sqlite_engine: Engine) -> None:
 
 
 def test_every_sentence_and_reason_is_translated() -> None:
-    tree = ast.parse(Path(explanations.__file__).read_text(encoding="utf-8"))
+    files = (explanations.__file__, fact_words.__file__)
+    tree = ast.parse("\n".join(Path(one).read_text(encoding="utf-8") for one in files))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     messages = {
         node.value
@@ -151,6 +156,7 @@ def test_every_sentence_and_reason_is_translated() -> None:
         and re.match(r"[A-Z][a-z]+[ :].|\{date\}", node.value)
     }
     messages |= {reason.sentence for reason in Reason}
+    messages |= {*fact_words.BASES.values(), *fact_words.WORDS, *DIMENSIONS}
     chinese = catalogue(commissions.__name__, "zh-Hans")
 
     untranslated = [message for message in messages if chinese.gettext(message) == message]
@@ -194,3 +200,88 @@ def test_fixed_amounts_and_slices_are_told_as_people_reckon(sqlite_engine: Engin
         for_brazil = explanations.explain(session, MANAGER, fixed.id)
         assert "Line 1: 3.50 EUR, fixed." in explanations.words(for_brazil, "en")
         assert "第 1 行：固定金额 3.50 EUR。" in explanations.words(for_brazil, "zh-Hans")
+
+
+def test_the_facts_that_decided_are_told(sqlite_engine: Engine) -> None:
+    when = {
+        "country": ["AT"],
+        "device": ["mobile"],
+        "site": ["at-store"],
+        "customer": ["reactivated"],
+        "within_months_of_first": 6,
+    }
+    rule = {"id": "named", "when": when, "base": "revenue", "pay": {"percent": "50"}}
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who = make.publisher(session)
+        quote = Quote(NOW.date(), "EUR", "USD", "1.5")
+        fx_rates.record(session, "ecb", [quote], actor="t", now=NOW)
+        make.plan(session, program, rule, country_basis=["country", "country_billing"])
+        sale = make.conversion(
+            session,
+            program,
+            who,
+            currency="USD",
+            amount_minor=11_900,
+            site="at-store",
+            customer="reactivated",
+            country_billing="AT",
+            items=[{"amount_minor": 11_900, "vat_percent": "19", "revenue_minor": 3_000}],
+            facts={"click_device": "mobile", "months_since_first": 5, "publisher_groups": ["x"]},
+        )
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+
+        told = explanations.explain(session, MANAGER, sale.id)
+
+        assert explanations.words(told, "en")[1:12] == [
+            "2026-03-10: booked 10.00 EUR.",
+            "Converted at the rate of 2026-03-10 (ecb): 1 USD is 0.666666… EUR.",
+            "The country is AT, by the billing address.",
+            "The kind of device of the click is mobile.",
+            "The order came in by the site at-store.",
+            "The customer is reactivated.",
+            "Whole months since the customer's first order: 5.",
+            (
+                "Line 1: rule named pays it; it matches customer, country, device, site, "
+                "within_months_of_first."
+            ),
+            "Line 1: 119.00 USD with 19 % tax are 100.00 USD without it.",
+            "Line 1: the rule pays on what the shop itself earns by it.",
+            "Line 1: 50 % of 20.00 EUR.",
+        ]
+        chinese = explanations.words(told, "zh-Hans")
+        assert chinese[2:8] == [
+            "按 2026-03-10 的汇率（ecb）换算：1 USD = 0.666666… EUR。",
+            "国家/地区为 AT，依据账单地址。",
+            "点击所用设备为手机。",
+            "订单来自站点 at-store。",
+            "顾客类型为回流客户。",
+            "距该顾客首单的整月数：5。",
+        ]
+        assert chinese[9] == "第 1 行：含 19% 税的 119.00 USD，不含税为 100.00 USD。"
+
+
+def test_groups_and_a_rate_that_came_later_are_told(sqlite_engine: Engine) -> None:
+    rule = {"id": "named", "when": {"publisher_group": ["gold"]}, "pay": {"percent": "5"}}
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who = make.publisher(session)
+        groups.put(session, "gold", name="Gold", program_id=None, actor="t", now=NOW)
+        make.plan(session, program, rule)
+        kept = {"publisher_groups": ["gold", "silver"]}
+        sale = make.conversion(session, program, who, currency="USD", facts=kept)
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+        waiting = explanations.words(explanations.explain(session, MANAGER, sale.id), "en")
+        assert waiting[-2].startswith("Reason no_rate: There is no exchange rate")
+        quote = Quote(NOW.date(), "EUR", "USD", "0.5")
+        fx_rates.record(session, "ecb", [quote], actor="t", now=NOW)
+        accruals.book(session, [Task(accruals.RATED, sale.id)], now=NOW)
+
+        told = explanations.explain(session, MANAGER, sale.id)
+
+        words = explanations.words(told, "en")
+        assert words[2:5] == [
+            "2026-03-10: there is an exchange rate now: booked 10.00 EUR.",
+            "Converted at the rate of 2026-03-10 (ecb): 1 USD is 2 EUR.",
+            "When the order occurred, the publisher was in gold, silver.",
+        ]

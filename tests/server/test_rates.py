@@ -134,6 +134,14 @@ def test_without_a_rate_it_waits_and_is_booked_when_there_is_one(
     assert stands(shop, one) == (1_250, "payable", "")
 
 
+def test_an_order_that_nobody_would_try_again_is_found(shop: Shop) -> None:
+    one = order(shop, "1")
+    with unit_of_work(shop.engine) as session:
+        session.execute(sa.delete(RateWanted))
+        [found] = check(session)
+    assert (found.invariant, found.subject) == (6, f"conversion {one}")
+
+
 def test_what_happens_while_it_waits_counts_when_it_is_rated(
     shop: Shop, settings: Settings
 ) -> None:
