@@ -5,13 +5,12 @@ orders of one publisher and not on how many there are.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, SQLModel, col
 
-from commissions import plans, replays
+from commissions import replay_checks, replay_reading
 from commissions.models import (
     Account,
     Balance,
@@ -24,18 +23,10 @@ from commissions.models import (
     Posting,
     Transaction,
 )
+from commissions.problems import Problem
 
 _ROWS_AT_ONCE = 500
 _ASIDE = (CommissionStatus.HELD, CommissionStatus.DECLINED, CommissionStatus.REVERSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A broken invariant (its number in the list of invariants), what broke it, and how."""
-
-    invariant: int
-    subject: str
-    detail: str
 
 
 def check(session: Session) -> Iterator[Problem]:
@@ -221,43 +212,8 @@ def _compare(session: Session, invariant: int, name: str, parts: list[Any]) -> I
 
 
 def _replayed(session: Session) -> Iterator[Problem]:
-    groups = sa.select(
-        col(Commission.program_id), col(Commission.publisher_id), col(Commission.plan_version_id)
-    ).distinct()
-    shared_done: set[tuple[str, str]] = set()
-    for program_id, publisher_id, version_id in session.execute(groups).all():
-        if version_id is None:
-            yield from _unplanned(session, program_id, publisher_id)
-            continue
-        plan = plans.parsed(session, version_id)
-        everyone = replays.shared(plan)
-        if everyone and (program_id, version_id) in shared_done:
-            continue
-        shared_done.add((program_id, version_id))
-        where = replays.group(program_id, None if everyone else [publisher_id], (None, None))
-        if replays.independent(plan):
-            where.append(col(Commission.plan_version_id) == version_id)
-        story = replays.load(session, *where)
-        priced = replays.price(plan, replays.events(story))
-        for conversion_id, booked in story.amounts.items():
-            if story.versions[conversion_id] != version_id:
-                continue
-            one = priced.get(conversion_id)
-            expected = one.commission_minor if one else 0
-            if expected != booked:
-                detail = f"a replay of its plan gives {expected}, booked is {booked}"
-                yield Problem(3, f"conversion {conversion_id}", detail)
-
-
-def _unplanned(session: Session, program_id: str, publisher_id: str) -> Iterator[Problem]:
-    query = sa.select(col(Commission.conversion_id), col(Commission.amount_minor)).where(
-        col(Commission.program_id) == program_id,
-        col(Commission.publisher_id) == publisher_id,
-        col(Commission.plan_version_id).is_(None),
-        col(Commission.amount_minor) != 0,
-    )
-    for conversion_id, booked in _rows(session, query):
-        yield Problem(3, f"conversion {conversion_id}", f"no plan applies, booked is {booked}")
+    for part in replay_reading.parts(session):
+        yield from replay_checks.check(session, part)
 
 
 def _triggers(session: Session) -> Iterator[Problem]:
