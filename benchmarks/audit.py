@@ -11,16 +11,10 @@ same rows in the same order and computes nothing.
 again.
 """
 
-import os
-import platform
 import random
-import resource
-import sqlite3
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from commissions import accruals
 from commissions.accruals import Task
-from kernel import clock
 from kernel.database import checkpoint, connect, unit_of_work
 from server import migrate
 from server.tables import metadata
@@ -112,9 +105,7 @@ def order(dice: random.Random, number: int, at: datetime, program: Any, publishe
     ]
     party = {"conversion_id": identity, "publisher_id": publisher_id}
     rows.append(Attribution(**party, source="click", reason="last_click", decided_at=at))
-    rows.append(
-        AttributionShare(**party, position=0, numerator=1, denominator=1, role="converter")
-    )
+    rows.append(AttributionShare(**party, position=0, numerator=1, denominator=1, role="converter"))
     held = "fraud_suspected" if number % 200 == 7 else ""
     tasks = [Task(accruals.ACCRUE, identity, held)]
     if held:
@@ -156,7 +147,7 @@ def orders(session: Session, count: int) -> Iterator[Made]:
     weights = [WEIGHTS[kind] for kind in KINDS]
     often = [1 / rank for rank in range(1, PUBLISHERS + 1)]
     for number in range(1, count + 1):
-        (program, publishers), = dice.choices(parties, weights)
+        ((program, publishers),) = dice.choices(parties, weights)
         (publisher_id,) = dice.choices(publishers, often)
         at = START + timedelta(days=DAYS) * number / count
         yield order(dice, number, at, program, publisher_id)

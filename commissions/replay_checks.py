@@ -6,7 +6,7 @@ are kept (`streaming.Stream`), but for plans whose status looks back over the la
 order: there the orders of a publisher, or of the program where its counter is for all, are held.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,21 +21,28 @@ from commissions.problems import Problem
 from commissions.replay_reading import Part, Span
 from commissions.replays import Fact, Story, Telling
 from commissions.rules import Priced
-from commissions.streaming import Stream, can_stream
+from commissions.streaming import Seen, Stream, can_stream
 from kernel.errors import NotFound
 from kernel.money import MoneyError
+
+HELD_MAX = replay_reading.ORDERS_A_PART
+"""So many orders of a part are kept instead of being read a second time."""
 
 Say = Callable[[int], None]
 """Hears how many more orders are done."""
 
 
 class _Booked(NamedTuple):
-    """An order with all that happened to it, its version, and what is booked for whom."""
+    """An order with all that happened to it, its version, and what is booked for whom.
+
+    `seen` is what versions have made of it that had to add up all orders first.
+    """
 
     fact: Fact
     events: Sequence[Event]
     version_id: str | None
     amounts: Mapping[str, int]
+    seen: dict[str, Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +110,25 @@ class _Replay:
         self._versions = versions
         self._alone = {key for key, one in versions.items() if replays.independent(one.plan)}
         self._held = [
-            key for key, one in versions.items() if key not in self._alone and not can_stream(one.plan)
+            key
+            for key, one in versions.items()
+            if key not in self._alone and not can_stream(one.plan)
         ]
         self._streamed = [key for key in versions if key not in {*self._alone, *self._held}]
         self._streams: dict[tuple[str, str | None], Stream] = {}
 
     def run(self, say: Say) -> Iterator[Problem]:
         """Read all once, or twice where sums have to be known before the first price."""
+        orders: Iterable[_Booked | Problem] = self._orders()
         measured = [key for key in self._streamed if Stream(self._versions[key].plan).is_measured]
         if measured:
-            for booked in self._orders():
+            if self._part.orders <= HELD_MAX:
+                orders = list(orders)
+            for booked in orders:
                 if isinstance(booked, _Booked):
                     self._measure(booked, measured)
-        for booked in self._orders():
+            orders = orders if isinstance(orders, list) else self._orders()
+        for booked in orders:
             if isinstance(booked, Problem):
                 yield booked
             else:
@@ -136,7 +149,7 @@ class _Replay:
                 else:
                     fact = story.facts[one]
                     amounts = {fact.order.publisher: story.amounts[one]}
-                    yield _Booked(fact, found, story.versions[one], amounts)
+                    yield _Booked(fact, found, story.versions[one], amounts, {})
 
     def _span(self) -> Span:
         """What has to be read: the period asked about, and all that decides about it."""
@@ -151,8 +164,10 @@ class _Replay:
     def _measure(self, booked: _Booked, measured: Sequence[str]) -> None:
         for version_id in measured:
             if self._versions[version_id].evaluates(booked.fact):
+                stream = self._stream(version_id, booked.fact)
                 with suppress(EventError, MoneyError):
-                    self._stream(version_id, booked.fact).measure(booked.events)
+                    seen = booked.seen[version_id] = stream.see(booked.events)
+                    stream.measure(seen)
 
     def _compared(self, booked: _Booked) -> Iterator[Problem]:
         own = booked.version_id
@@ -171,16 +186,18 @@ class _Replay:
         for version_id in self._streamed:
             if self._versions[version_id].evaluates(booked.fact):
                 stream = self._stream(version_id, booked.fact)
+                seen = booked.seen.get(version_id) or stream.see(booked.events)
                 if version_id == booked.version_id:
-                    priced = stream.price(booked.events)
+                    priced = stream.price(seen)
                 elif stream.spends:
-                    stream.price(booked.events)
+                    stream.price(seen)
                 else:
-                    stream.count(booked.events)
+                    stream.count(seen)
         if booked.version_id in self._alone:
-            version = self._versions[booked.version_id]
-            if replays.convertible(version.plan, booked.fact.order):
-                priced = Stream(version.plan).price(booked.events)
+            plan = self._versions[booked.version_id].plan
+            if replays.convertible(plan, booked.fact.order):
+                alone = Stream(plan)
+                priced = alone.price(alone.see(booked.events))
         return priced
 
     def _stream(self, version_id: str, fact: Fact) -> Stream:
@@ -205,7 +222,7 @@ class _Replay:
             for one, fact in story.facts.items():
                 if story.versions[one] == version_id and self._is_asked(fact.order.at):
                     amounts = {fact.order.publisher: story.amounts[one]}
-                    booked = _Booked(fact, (), version_id, amounts)
+                    booked = _Booked(fact, (), version_id, amounts, {})
                     yield from differences(booked, priced.get(one))
 
 
@@ -214,7 +231,9 @@ def _events(story: Story) -> dict[str, list[Event]]:
     telling = Telling()
     found: dict[str, list[Event]] = {}
     for one in story.happenings:
-        if one.conversion_id in story.facts and (one.kind == "accrue" or one.conversion_id in found):
+        if one.conversion_id in story.facts and (
+            one.kind == "accrue" or one.conversion_id in found
+        ):
             told = telling.events(story.facts[one.conversion_id], one)
             found.setdefault(one.conversion_id, []).extend(told)
     return found

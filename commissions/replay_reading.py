@@ -7,7 +7,6 @@ caller's transaction, so an order that is booked meanwhile is not seen at all.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -19,7 +18,7 @@ from commissions.order_events import Order
 from commissions.plan_document import Plan
 from commissions.replays import Story
 
-_ORDERS_A_PART = 20_000
+ORDERS_A_PART = 20_000
 _IDS_AT_ONCE = 5_000
 
 Span = tuple[datetime | None, datetime | None]
@@ -99,7 +98,7 @@ def stories(
         .execution_options(yield_per=_IDS_AT_ONCE)
     )
     for rows in session.execute(query).scalars().partitions(replays.IDS_MAX):
-        yield rows, replays.load(session, _commission.conversion_id.in_(rows))
+        yield rows, replays.load_each(session, rows)
 
 
 def _is_shared(session: Session, program_id: str) -> bool:
@@ -111,7 +110,7 @@ def _shares(program_id: str, publishers: Mapping[str, int], period: Span) -> Ite
     some: list[str] = []
     orders = 0
     for publisher, count in sorted(publishers.items(), key=lambda one: -one[1]):
-        if some and orders + count > _ORDERS_A_PART:
+        if some and orders + count > ORDERS_A_PART:
             yield Part(program_id, tuple(some), orders, period)
             some, orders = [], 0
         some.append(publisher)

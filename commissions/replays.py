@@ -117,6 +117,14 @@ _HAPPENED = (
     .where(_booking.c.kind.in_(EVENT_KINDS))
     .order_by(_booking.c.seq)
 )
+# The same of orders by their ids. That an order came in is all there is to know of its `accrue`.
+_IDS = sa.bindparam("conversion_ids", expanding=True)
+_BOOKED_OF = _BOOKED.where(_conversion.c.id.in_(_IDS))
+_ITEMS_OF = _ITEMS.where(_item.c.conversion_id.in_(_IDS))
+_ACCRUED_OF = sa.select(_booking.c.conversion_id).where(
+    _booking.c.conversion_id.in_(_IDS), _booking.c.kind == "accrue"
+)
+_FOLLOWED_OF = _HAPPENED.where(_booking.c.conversion_id.in_(_IDS), _booking.c.kind != "accrue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +221,36 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
 
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
-    story = Story()
     items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
-    for row in session.execute(_BOOKED.where(*where)):
+    story = _story(session.execute(_BOOKED.where(*where)), items)
+    story.happenings = list(_happenings(session.execute(_HAPPENED.where(*where))))
+    return story
+
+
+def load_each(session: Session, conversion_ids: Sequence[str]) -> Story:
+    """`load` of at most IDS_MAX orders whose events are told each on its own.
+
+    The happenings are in booking order within each order, and not across orders.
+    """
+    asked = {"conversion_ids": list(conversion_ids)}
+    items = _by_order(session.execute(_ITEMS_OF, asked))
+    story = _story(session.execute(_BOOKED_OF, asked), items)
+    story.happenings = [
+        Happening(one, "accrue", story.facts[one].order.known_at)
+        for one in session.execute(_ACCRUED_OF, asked).scalars()
+        if one in story.facts
+    ]
+    story.happenings += _happenings(session.execute(_FOLLOWED_OF, asked))
+    return story
+
+
+def _story(rows: Iterable[Any], items: Mapping[str, Sequence[Any]]) -> Story:
+    story = Story()
+    for row in rows:
         fact = _fact(row, row.publisher_id, items.get(row.id, ()))
         story.facts[row.id] = fact
         story.versions[row.id] = row.plan_version_id
         story.amounts[row.id] = row[-1]
-    story.happenings = list(_happenings(session, where))
     return story
 
 
@@ -360,8 +390,8 @@ def _fact(row: Any, publisher_id: str, items: Sequence[Any]) -> Fact:
     return Fact(order, row.seq, row.program_id, numbers, row.reported_status, is_test=row.is_test)
 
 
-def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:
-    for row in session.execute(_HAPPENED.where(*where)):
+def _happenings(rows: Iterable[Any]) -> Iterator[Happening]:
+    for row in rows:
         yield Happening(
             row.conversion_id,
             row.kind,

@@ -11,6 +11,7 @@ then `price` each, both times in booking order. Only a status over the last days
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from commissions.awards import Accounts
 from commissions.choosing import CounterKey, Prepared, prepare, previous_key
@@ -27,15 +28,20 @@ def can_stream(plan: Plan) -> bool:
     return not any(tiers.rolling_days for _, tiers in plan.counting)
 
 
+class Seen(NamedTuple):
+    """An order with its changes, as it counts after those of them that do."""
+
+    conversion: Conversion
+    prepared: Prepared
+
+
 class Stream:
     """The sums of orders that are evaluated together. EventError as `rules.evaluate`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.spends = spends(plan)
-        self._status = {
-            rule.id: tiers for rule, tiers in plan.counting if tiers.mode == "status"
-        }
+        self._status = {rule.id: tiers for rule, tiers in plan.counting if tiers.mode == "status"}
         self.is_measured = bool(self._status) or any(
             tiers.mode == "volume" for _, tiers in plan.counting
         )
@@ -44,9 +50,13 @@ class Stream:
         self._running: dict[CounterKey, Number] = {}
         self._accounts = Accounts()
 
-    def measure(self, events: Sequence[Event]) -> None:
-        """Add up an order, given with all that happened to it, before any is priced."""
-        one, prepared = _prepared(self.plan, events)
+    def see(self, events: Sequence[Event]) -> Seen:
+        """An order, given with all that happened to it, ready to be added up and priced."""
+        return _seen(self.plan, events)
+
+    def measure(self, seen: Seen) -> None:
+        """Add up an order before any is priced."""
+        one, prepared = seen.conversion, seen.prepared
         _add(self._totals, prepared.contributions)
         for rule_id, tiers in self._status.items():
             # A window decides what is paid in the next one by what was known when that began.
@@ -57,14 +67,13 @@ class Stream:
                     early = prepare(self.plan, one.known(end), on_time=one.on_time)
                 _add(self._known, early.contributions, rule_id)
 
-    def count(self, events: Sequence[Event]) -> None:
+    def count(self, seen: Seen) -> None:
         """Pass an order whose price nobody asks for; not where plans spend."""
-        _, prepared = _prepared(self.plan, events)
-        _add(self._running, prepared.contributions)
+        _add(self._running, seen.prepared.contributions)
 
-    def price(self, events: Sequence[Event]) -> Priced:
-        """What the next order in booking order is worth, given with all that happened to it."""
-        one, prepared = _prepared(self.plan, events)
+    def price(self, seen: Seen) -> Priced:
+        """What the next order in booking order is worth."""
+        one, prepared = seen.conversion, seen.prepared
         standing = Standing(self._running, self._totals, self._measures(prepared))
         after = one.known(None) if one.changes else prepared.remaining
         priced = price_at(self.plan, prepared, after, standing, self._accounts)
@@ -86,8 +95,7 @@ def _begins(tiers: Tiers, order: Order) -> bool:
     return window_of(tiers.window, order.at, tiers.zone)[0] is not None
 
 
-def _prepared(plan: Plan, events: Sequence[Event]) -> tuple[Conversion, Prepared]:
-    """The order of the events as it counts after those of its changes that do."""
+def _seen(plan: Plan, events: Sequence[Event]) -> Seen:
     order = events[0] if events else None
     if not isinstance(order, Order):
         raise EventError([("events", "do not begin with their order")])
@@ -96,7 +104,7 @@ def _prepared(plan: Plan, events: Sequence[Event]) -> tuple[Conversion, Prepared
     if changes:
         one = replace(one, changes=changes)
         prepared = changed(plan, one)
-    return one, prepared
+    return Seen(one, prepared)
 
 
 def _add(
