@@ -1,8 +1,9 @@
 """How long it takes to prove the books: `tallystick audit` over a million orders.
 
 A network with a program of each kind of plan (percent, graduated in two versions, volume, status,
-budget, a publisher's cap) books its orders, refunds, cancellations, holds and lock dates by the functions that book
-them anywhere, one order in twenty being refunded or cancelled. Then its programs are copied with
+budget, a publisher's cap) books its orders,
+refunds, cancellations, holds and lock dates by the functions that book them anywhere, one order in
+twenty being refunded or cancelled. Then its programs are copied with
 all that was booked, under other ids, until there are as many orders as were asked for, and the
 audit runs as a process of its own. The baseline, in the same run, is a bare driver that reads the
 same rows in the same order and computes nothing.
@@ -103,7 +104,7 @@ def order(dice: random.Random, number: int, at: datetime, program: Any, publishe
         ConversionItem(conversion_id=identity, line=line, amount_minor=amount_minor, sku=f"s{line}")
         for line, amount_minor in enumerate(amounts)
     ]
-    party = {"conversion_id": identity, "publisher_id": publisher_id}
+    party: dict[str, Any] = {"conversion_id": identity, "publisher_id": publisher_id}
     rows.append(Attribution(**party, source="click", reason="last_click", decided_at=at))
     rows.append(AttributionShare(**party, position=0, numerator=1, denominator=1, role="converter"))
     held = "fraud_suspected" if number % 200 == 7 else ""

@@ -20,12 +20,17 @@ from commissions.models import (
     Payout,
     PayoutLine,
     PayoutStatus,
+    PlanVersion,
     Posting,
     Transaction,
 )
 from commissions.problems import Problem
+from network import documents
+from network.models import Program
+from tracker.models import AttributionShare, Conversion
 
 _ROWS_AT_ONCE = 500
+_PLANS_AT_ONCE = 10
 _ASIDE = (CommissionStatus.HELD, CommissionStatus.DECLINED, CommissionStatus.REVERSED)
 
 
@@ -248,6 +253,45 @@ def _reasons(session: Session) -> Iterator[Problem]:
         yield Problem(6, f"conversion {conversion_id}", f"is {status} without a reason")
 
 
+def _plans(session: Session) -> Iterator[Problem]:
+    for version in session.scalars(
+        sa.select(PlanVersion).execution_options(yield_per=_PLANS_AT_ONCE)
+    ):
+        if not documents.is_intact(version):
+            detail = "its document is not the one that was published"
+            yield Problem(4, f"plan version {version.id}", detail)
+
+
+def _owners(session: Session) -> Iterator[Problem]:
+    """What a commission says of its order, so that it can be found, is what the order says."""
+    one = col(Commission.conversion_id) == col(Conversion.id)
+    shared = (
+        sa.select(sa.literal(1))
+        .where(
+            col(AttributionShare.conversion_id) == col(Commission.conversion_id),
+            col(AttributionShare.publisher_id) == col(Commission.publisher_id),
+        )
+        .exists()
+    )
+    query = (
+        sa.select(col(Commission.conversion_id))
+        .join(Conversion, one)
+        .join(Program, col(Program.id) == col(Conversion.program_id))
+        .where(
+            sa.or_(
+                col(Commission.program_id) != col(Conversion.program_id),
+                col(Commission.advertiser_id) != col(Program.advertiser_id),
+                col(Commission.occurred_at) != col(Conversion.occurred_at),
+                # Whose exclusive coupon it is, is paid whoever brought the order.
+                sa.and_(col(Conversion.coupon).is_(None), sa.not_(shared)),
+            )
+        )
+    )
+    for (conversion_id,) in _rows(session, query):
+        detail = "its commission is another party's, program's or day's than its order"
+        yield Problem(7, f"conversion {conversion_id}", detail)
+
+
 Check = Callable[[Session], Iterator[Problem]]
 
 BEFORE_REPLAY: Mapping[str, Check] = {
@@ -259,10 +303,12 @@ BEFORE_REPLAY: Mapping[str, Check] = {
 }
 AFTER_REPLAY: Mapping[str, Check] = {
     "triggers": _triggers,
+    "plans": _plans,
     "payouts": _payouts,
     "claims": _claims,
     "in transit": _in_transit,
     "reasons": _reasons,
+    "owners": _owners,
 }
 """What is looked up in the database, by name; `replay_checks` does the rest, part by part."""
 

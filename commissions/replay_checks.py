@@ -108,13 +108,13 @@ class _Replay:
         self._session = session
         self._part = part
         self._versions = versions
-        self._alone = {key for key, one in versions.items() if replays.independent(one.plan)}
-        self._held = [
-            key
-            for key, one in versions.items()
-            if key not in self._alone and not can_stream(one.plan)
-        ]
-        self._streamed = [key for key in versions if key not in {*self._alone, *self._held}]
+        # Where nothing is counted, one stream does for everybody's orders.
+        self._alone = {
+            key: Stream(one.plan) for key, one in versions.items() if replays.independent(one.plan)
+        }
+        counting = [key for key in versions if key not in self._alone]
+        self._streamed = [key for key in counting if can_stream(versions[key].plan)]
+        self._held = [key for key in counting if key not in self._streamed]
         self._streams: dict[tuple[str, str | None], Stream] = {}
 
     def run(self, say: Say) -> Iterator[Problem]:
@@ -193,11 +193,9 @@ class _Replay:
                     stream.price(seen)
                 else:
                     stream.count(seen)
-        if booked.version_id in self._alone:
-            plan = self._versions[booked.version_id].plan
-            if replays.convertible(plan, booked.fact.order):
-                alone = Stream(plan)
-                priced = alone.price(alone.see(booked.events))
+        alone = self._alone.get(booked.version_id or "")
+        if alone is not None and replays.convertible(alone.plan, booked.fact.order):
+            priced = alone.price(alone.see(booked.events))
         return priced
 
     def _stream(self, version_id: str, fact: Fact) -> Stream:

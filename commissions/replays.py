@@ -118,7 +118,7 @@ _HAPPENED = (
     .order_by(_booking.c.seq)
 )
 # The same of orders by their ids. That an order came in is all there is to know of its `accrue`.
-_IDS = sa.bindparam("conversion_ids", expanding=True)
+_IDS: sa.BindParameter[Any] = sa.bindparam("conversion_ids", expanding=True)
 _BOOKED_OF = _BOOKED.where(_conversion.c.id.in_(_IDS))
 _ITEMS_OF = _ITEMS.where(_item.c.conversion_id.in_(_IDS))
 _ACCRUED_OF = sa.select(_booking.c.conversion_id).where(

@@ -59,7 +59,8 @@ def run(
             if snapshot is None:
                 # Nothing more is read here, and the log of SQLite must not wait for us.
                 session.rollback()
-            yield from _together(engine, settings, steps, snapshot, processes, progress)
+            begin = (engine.url.render_as_string(hide_password=False), settings, snapshot)
+            yield from _together(begin, steps, processes, progress)
 
 
 def _alone(
@@ -73,20 +74,12 @@ def _alone(
 
 
 def _together(
-    engine: Engine,
-    settings: Settings,
-    steps: list[Step],
-    snapshot: str | None,
-    processes: int,
-    progress: Progress,
+    begin: tuple[str, Settings, str | None], steps: list[Step], processes: int, progress: Progress
 ) -> Iterator[Finding]:
     # A forked process would share our connections.
     context = get_context("spawn")
     done = context.Value("q", 0)
-    url = engine.url.render_as_string(hide_password=False)
-    pool = ProcessPoolExecutor(
-        processes, context, initializer=_begin, initargs=(url, settings, snapshot, done)
-    )
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(*begin, done))
     try:
         # Checks first: they are few and some are long. Parts of the replay come large ones first.
         futures = {
