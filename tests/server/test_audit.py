@@ -174,9 +174,9 @@ def test_terms_that_were_changed_later_no_longer_give_what_was_booked(
 
     assert done.returncode == 1
     broken = done.stdout.splitlines()
-    assert all(
-        line.startswith(f"BROKEN 3 ({audit.INVARIANTS[3]}): ") for line in broken[:-1]
-    ), broken
+    assert all(line.startswith(f"BROKEN 3 ({audit.INVARIANTS[3]}): ") for line in broken[:-1]), (
+        broken
+    )
     assert broken[-1].startswith(f"BROKEN 4 ({audit.INVARIANTS[4]}): plan version ")
     assert "a replay of its plan gives 1100, booked is 1000" in done.stdout
 
