@@ -53,12 +53,12 @@ def run(
         snapshot = _export(session)
         steps = audit.steps(session, scope)
         orders = sum(step.orders for step in steps)
+        if snapshot is None:
+            # Nothing more is read here, and the log of SQLite must not wait for us.
+            session.rollback()
         if processes <= 1 or orders < _ORDERS_MIN:
             yield from _alone(engine, settings, steps, progress)
         else:
-            if snapshot is None:
-                # Nothing more is read here, and the log of SQLite must not wait for us.
-                session.rollback()
             begin = (engine.url.render_as_string(hide_password=False), settings, snapshot)
             yield from _together(begin, steps, processes, progress)
 
