@@ -5,6 +5,7 @@ when it begins, so that the write-ahead log can be folded back between steps; no
 what another one has read, so an order that is booked meanwhile is seen whole or not at all.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -28,6 +29,7 @@ from server.audit import Finding, Scope, Step
 _ORDERS_MIN = 20_000
 _LOOK_SECONDS = 0.2
 _SAY_EVERY = 500
+_OBJECTS_BEFORE_GC = 50_000
 
 Progress = Callable[[str, int, int], None]
 """Hears of what, how many are done, and of how many."""
@@ -149,11 +151,22 @@ def _export(session: Session) -> str | None:
 def _begin(url: str, settings: Settings, snapshot: str | None, done: Any) -> None:
     """Become a process of the audit."""
     global _worker  # noqa: PLW0603 - how a pool hands its processes what they keep
+    rest_collector()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     engine = connect(url, pool_size=1)
     sort_on_disk(engine)
     _worker = _Worker(engine, settings, snapshot, done)
+
+
+def rest_collector() -> None:
+    """Let the collector of this process look at new objects only, and seldom.
+
+    A replay makes some hundred objects an order, which go with it and not in rings.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BEFORE_GC, 50, 100)
 
 
 def _die_with_parent() -> None:
