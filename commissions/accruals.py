@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from commissions import conversion_rates, plans, replays, shares, states
+from commissions import conversion_rates, plans, replays, shares, states, telling
 from commissions.batches import SYSTEM, Batch, Cause
 from commissions.bookings import Move
 from commissions.choosing import Prepared, subject_of
@@ -24,10 +24,10 @@ from commissions.models import Booking, Commission, CommissionStatus
 from commissions.order_events import Remaining, Share
 from commissions.outcomes import CODE, reason_of_change
 from commissions.reasons import Reason
-from commissions.replays import Fact, Happening, Terms
 from commissions.repricing import Own, Repriced
 from commissions.rules import Change, CounterKey, Plan, depends_on_others, price_prepared
 from commissions.states import State
+from commissions.telling import Fact, Happening, Terms
 from commissions.unconfirmed import waits_for_a_person
 from kernel.errors import invalid
 from kernel.ids import new_id
@@ -60,7 +60,7 @@ _CHANGES = (
 
 _SWEPT = (CommissionStatus.PENDING, CommissionStatus.APPROVED)
 
-ACCRUE, CHANGES, RELEASE, VOID, RATED = "accrue", "changes", "release", "void", replays.RATED
+ACCRUE, CHANGES, RELEASE, VOID, RATED = "accrue", "changes", "release", "void", telling.RATED
 
 
 class Task(NamedTuple):

@@ -26,10 +26,10 @@ from commissions.outcomes import (
     status_when_priced,
 )
 from commissions.reasons import Reason
-from commissions.replays import Happening
 from commissions.repricing import Own, Repriced, Repricing
 from commissions.rules import Priced
 from commissions.states import State
+from commissions.telling import Happening
 
 SYSTEM = "system"
 TRUE_UP = "tier_true_up"

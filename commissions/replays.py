@@ -7,7 +7,7 @@ from its own version.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from typing import Any
@@ -30,8 +30,9 @@ from commissions.rules import (
     Priced,
     evaluate,
 )
+from commissions.telling import RATED, Fact, Happening, Story, Telling, Terms
 from kernel.errors import NotFound
-from kernel.money import allocate, round_fraction, sum_exact
+from kernel.money import round_fraction, sum_exact
 from network.models import Program
 from tracker.attribution import NotAttributed
 from tracker.models import (
@@ -42,7 +43,6 @@ from tracker.models import (
     ConversionItem,
 )
 
-RATED = "rated"
 EVENT_KINDS = ("accrue", "hold", "release", "void", "refund", "cancel", "decline", "approve", RATED)
 
 
@@ -194,107 +194,14 @@ _HAPPENED = (
     .where(_booking.c.part == 0, _booking.c.kind.in_(EVENT_KINDS))
     .order_by(_booking.c.seq)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """One event of one order. `line` is the advertiser's line number, None for the whole order."""
-
-    conversion_id: str
-    kind: str
-    known_at: datetime
-    line: int | None = None
-    amount_minor: int = 0
-    quantity: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """An order as the rules see it; `lines` finds a line by the advertiser's number for it.
-
-    One that `waits` was booked before there was a rate for its currency: it counts for nothing
-    until it is `rated`, as if it came in then. `imported`: with the history of a network.
-    """
-
-    order: Order
-    seq: int
-    program_id: str
-    lines: Mapping[int, int]
-    reported_status: str
-    is_test: bool = False
-    waits: bool = False
-    imported: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """Who pays for a program's orders, in which currency, and how many days they wait."""
-
-    advertiser_id: str
-    currency: str
-    hold_days: int
-
-
-@dataclass(slots=True)
-class Story:
-    """Orders with what happened to them, in booking order.
-
-    `versions` and `amounts` are the pinned plan version and the booked amount of each order, and
-    `payees` what is booked for each publisher of those that several share.
-    """
-
-    facts: dict[str, Fact] = field(default_factory=dict)
-    happenings: list[Happening] = field(default_factory=list)
-    versions: dict[str, str | None] = field(default_factory=dict)
-    amounts: dict[str, int] = field(default_factory=dict)
-    payees: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-class Telling:
-    """Turns happenings into the events the rules take, one after the other.
-
-    A refund of more than is left takes what is left. What happens to an order that waits for its
-    rate is told when it has one, after the order itself.
-    """
-
-    def __init__(self) -> None:
-        self._left: dict[str, list[int]] = {}
-        self._pieces: dict[str, list[int]] = {}
-        self._waiting: dict[str, list[Event]] = {}
-
-    def events(self, fact: Fact, one: Happening) -> list[Event]:
-        """The events of the next thing that happened to an order."""
-        if one.kind == RATED:
-            return self._rated(fact, one)
-        found = self._told(fact, one)
-        if one.kind == "accrue" and fact.waits:
-            self._waiting[one.conversion_id] = []
-            return []
-        if one.conversion_id in self._waiting:
-            self._waiting[one.conversion_id] += found
-            return []
-        return found
-
-    def _rated(self, fact: Fact, one: Happening) -> list[Event]:
-        if one.conversion_id not in self._waiting:
-            return []
-        # It was booked only now, so what was final by now stays final.
-        known_at = fact.order.known_at if fact.imported else one.known_at
-        order = replace(fact.order, known_at=known_at)
-        return [order, *self._waiting.pop(one.conversion_id)]
-
-    def _told(self, fact: Fact, one: Happening) -> list[Event]:
-        if one.kind == "accrue":
-            self._left[one.conversion_id] = [line.reported_minor for line in fact.order.lines]
-            self._pieces[one.conversion_id] = [line.qty for line in fact.order.lines]
-            return [fact.order]
-        if one.kind == "refund":
-            left, pieces = self._left[one.conversion_id], self._pieces[one.conversion_id]
-            return list(_refunds(fact, one, left, pieces))
-        # What a manager has found not genuine must not come back by a later approval; only a
-        # cancellation is final to the rules.
-        kind = "cancel" if one.kind == "void" else one.kind
-        return [Change(kind, one.conversion_id, one.known_at)]
+# The same of orders by their ids. That an order came in is all there is to know of its `accrue`.
+_IDS: sa.BindParameter[Any] = sa.bindparam("conversion_ids", expanding=True)
+_BOOKED_OF = _BOOKED.where(_conversion.c.id.in_(_IDS))
+_ITEMS_OF = _ITEMS.where(_item.c.conversion_id.in_(_IDS))
+_ACCRUED_OF = sa.select(_booking.c.conversion_id).where(
+    _booking.c.conversion_id.in_(_IDS), _booking.c.kind == "accrue", _booking.c.part == 0
+)
+_FOLLOWED_OF = _HAPPENED.where(_booking.c.conversion_id.in_(_IDS), _booking.c.kind != "accrue")
 
 
 def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[Fact, Terms]]:
@@ -322,9 +229,32 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
 
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
-    story = Story()
     items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
     rows = session.execute(_BOOKED.where(*where)).all()
+    story = _story(session, rows, items)
+    story.happenings = list(_happenings(session.execute(_HAPPENED.where(*where))))
+    return story
+
+
+def load_each(session: Session, conversion_ids: Sequence[str]) -> Story:
+    """`load` of at most IDS_MAX orders whose events are told each on its own.
+
+    The happenings are in booking order within each order, and not across orders.
+    """
+    asked = {"conversion_ids": list(conversion_ids)}
+    items = _by_order(session.execute(_ITEMS_OF, asked))
+    story = _story(session, session.execute(_BOOKED_OF, asked).all(), items)
+    story.happenings = [
+        Happening(one, "accrue", story.facts[one].order.known_at)
+        for one in session.execute(_ACCRUED_OF, asked).scalars()
+        if one in story.facts
+    ]
+    story.happenings += _happenings(session.execute(_FOLLOWED_OF, asked))
+    return story
+
+
+def _story(session: Session, rows: Sequence[Any], items: Mapping[str, Sequence[Any]]) -> Story:
+    story = Story()
     parts = _booked_parts(session, [row.id for row in rows if row.share_denominator > 1])
     for row in rows:
         shared = parts.get(row.id, ())
@@ -334,7 +264,6 @@ def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
         story.amounts[row.id] = sum([one[-1] for one in shared]) if shared else row[-1]
         if shared:
             story.payees[row.id] = {one.publisher_id: one[-1] for one in shared}
-    story.happenings = list(_happenings(session, where))
     return story
 
 
@@ -522,8 +451,8 @@ def _stored_rate(row: Any) -> StoredRate | None:
     return StoredRate(value, row.rate_day.isoformat(), row.rate_source)
 
 
-def _happenings(session: Session, where: Sequence[sa.ColumnElement[bool]]) -> Iterator[Happening]:
-    for row in session.execute(_HAPPENED.where(*where)):
+def _happenings(rows: Iterable[Any]) -> Iterator[Happening]:
+    for row in rows:
         yield Happening(
             row.conversion_id,
             row.kind,
@@ -543,25 +472,6 @@ def _told_at(row: Any) -> datetime:
         at = row.occurred_at if row.imported else row.received_at
     known: datetime = at or row.at
     return known
-
-
-def _refunds(fact: Fact, one: Happening, left: list[int], pieces: list[int]) -> Iterator[Change]:
-    """A refund by line. Without a line it is spread over what is left, by largest remainder."""
-    if one.line is None and len(left) > 1:
-        total = min(one.amount_minor, sum(left))
-        parts = allocate(total, left) if total else [0] * len(left)
-        quantities = [0] * len(left)
-    else:
-        at = fact.lines.get(one.line, 0) if one.line is not None else 0
-        parts = [0] * len(left)
-        quantities = [0] * len(left)
-        parts[at] = min(one.amount_minor, left[at])
-        quantities[at] = min(one.quantity, pieces[at])
-    for at, (amount_minor, quantity) in enumerate(zip(parts, quantities, strict=True)):
-        if amount_minor or quantity:
-            left[at] -= amount_minor
-            pieces[at] -= quantity
-            yield Change("refund", one.conversion_id, one.known_at, at, amount_minor, quantity)
 
 
 def _all_convertible(plan: Plan, found: Sequence[Event]) -> bool:

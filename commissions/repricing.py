@@ -11,13 +11,13 @@ from datetime import datetime
 
 from sqlmodel import Session
 
-from commissions import plans, replays
+from commissions import plans, replays, telling
 from commissions.folding import moved_span
 from commissions.order_events import Change, Event, Remaining, reduce_order
 from commissions.plans import VersionFacts
-from commissions.replays import Fact, Happening, Story, Telling
 from commissions.rules import Plan, Priced
 from commissions.states import State
+from commissions.telling import Fact, Happening, Story, Telling
 from commissions.windows import Window
 
 Span = tuple[datetime | None, datetime | None, datetime | None]
@@ -50,7 +50,7 @@ class Own:
     @property
     def waits(self) -> bool:
         """Whether there was no rate for its currency so far."""
-        rated = any(one.kind == replays.RATED for one in self.happenings)
+        rated = any(one.kind == telling.RATED for one in self.happenings)
         return self.fact.waits and not rated
 
 
@@ -150,7 +150,7 @@ class _Group:
         found = self._telling.events(fact, one)
         if one.kind == "accrue" and (fact.waits or not replays.convertible(self._plan, fact.order)):
             self._unconvertible.add(fact.order.id)
-        elif one.kind == replays.RATED and replays.convertible(self._plan, fact.order):
+        elif one.kind == telling.RATED and replays.convertible(self._plan, fact.order):
             self._unconvertible.discard(fact.order.id)
         return [] if fact.order.id in self._unconvertible else found
 

@@ -114,6 +114,19 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     cursor.close()
 
 
+def sort_on_disk(engine: Engine) -> None:
+    """Let an engine without connections yet sort in files what is more than a cache full.
+
+    For work whose memory must not grow with the database. PostgreSQL does so anyway.
+    """
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sort_on_disk)
+
+
+def _sort_on_disk(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA temp_store = FILE").close()
+
+
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns into a writer later fails at once when another writer was
     # faster, busy timeout or not; so whatever may write takes the lock first.

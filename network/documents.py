@@ -71,7 +71,7 @@ def publish(
         version=last + 1,
         effective_from=effective_from,
         document=dict(document),
-        content_hash=hashlib.sha256(_canonical(document)).hexdigest(),
+        content_hash=_hash(document),
         published_by=actor,
         published_at=now,
     )
@@ -88,6 +88,11 @@ def publish(
     )
     session.flush()
     return version
+
+
+def is_intact(version: DocumentVersion) -> bool:
+    """Whether the document is the one that was published, by the hash taken then."""
+    return version.content_hash == _hash(version.document)
 
 
 def version_at(session: Session, model: type[V], program_id: str, at: datetime) -> V | None:
@@ -114,6 +119,10 @@ def versions(
     if before_version is not None:
         query = query.where(model.version < before_version)
     return list(session.exec(query.order_by(col(model.version).desc()).limit(limit)))
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(document)).hexdigest()
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """`tallystick audit`: every invariant of the house, checked against what is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -8,6 +8,10 @@ from sqlalchemy.engine import Engine
 from sqlmodel import Session, col, select
 
 from commissions import checks as commission_checks
+from commissions import replay_checks, replay_reading
+from commissions.problems import Problem
+from commissions.replay_checks import Say
+from commissions.replay_reading import Part, Span
 from fraud import checks as fraud_checks
 from kernel import clock
 from kernel.database import reading
@@ -18,6 +22,7 @@ from tracker import attribution_checks, click_days, clicks, rollup_checks, shipp
 from tracker.models import Attribution, Click, ClickDay, Conversion, ConversionItem, JournalPosition
 
 _ROLLUP_DAYS = 2
+FINDINGS_MAX = 1_000
 INVARIANTS = {
     1: "every acknowledged click and conversion is in the database exactly once",
     2: "every posting balances, and cached balances equal the re-sum",
@@ -41,25 +46,82 @@ class Finding:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is audited: everything, or only the replay of a program's orders or of a period's."""
+
+    only_replay: bool = False
+    program_id: str | None = None
+    period: Span = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A piece of the audit that needs nothing of the others: a check, or the replay of a part."""
+
+    name: str
+    part: Part | None = None
+
+    @property
+    def orders(self) -> int:
+        """How many orders are replayed."""
+        return self.part.orders if self.part else 0
+
+
 def run(engine: Engine, settings: Settings) -> Iterator[Finding]:
     """Every broken invariant found, in order; none when the books are right."""
     with reading(engine) as session:
-        yield from _intake(session, settings)
-        for problem in commission_checks.check(session):
-            yield Finding(problem.invariant, problem.subject, problem.detail)
-        yield from _append_only(session)
-        for trouble in fraud_checks.check(session):
-            yield Finding(6, trouble.subject_id, f"{trouble.code}: {trouble.message}")
-        yield from _parties(session)
-        for contradiction in rollup_checks.check(
-            session,
-            now=clock.now(),
-            days=_ROLLUP_DAYS,
-            values_max=settings.rollup_values_max,
-        ):
-            yield Finding(8, "reports", f"{contradiction}; see `tallystick rollups rebuild`")
-        for conversion_id, wrong in attribution_checks.check(session):
-            yield Finding(9, conversion_id, wrong)
+        for step in steps(session, Scope()):
+            yield from take(session, settings, step)
+
+
+def steps(session: Session, scope: Scope) -> list[Step]:
+    """What the audit consists of, in the order in which findings are told."""
+    parts = replay_reading.parts(session, program_id=scope.program_id, period=scope.period)
+    replays = [Step("replay", part) for part in parts]
+    if scope.only_replay:
+        return replays
+    names = list(_CHECKS)
+    at = names.index(next(iter(commission_checks.AFTER_REPLAY)))
+    return [*map(Step, names[:at]), *replays, *map(Step, names[at:])]
+
+
+def take(
+    session: Session, settings: Settings, step: Step, say: Say = lambda _count: None
+) -> Iterator[Finding]:
+    """What a step finds, at most FINDINGS_MAX and one that says there are more."""
+    if step.part is None:
+        found = _CHECKS[step.name](session, settings)
+    else:
+        found = _findings(replay_checks.check(session, step.part, say))
+    for count, finding in enumerate(found):
+        if count == FINDINGS_MAX:
+            detail = f"more than {FINDINGS_MAX} of these; the others are not listed"
+            yield Finding(finding.invariant, step.name, detail)
+            return
+        yield finding
+
+
+def _findings(problems: Iterable[Problem]) -> Iterator[Finding]:
+    for one in problems:
+        yield Finding(one.invariant, one.subject, one.detail)
+
+
+def _fraud(session: Session) -> Iterator[Finding]:
+    for trouble in fraud_checks.check(session):
+        yield Finding(6, trouble.subject_id, f"{trouble.code}: {trouble.message}")
+
+
+def _rollups(session: Session, settings: Settings) -> Iterator[Finding]:
+    for contradiction in rollup_checks.check(
+        session, now=clock.now(), days=_ROLLUP_DAYS, values_max=settings.rollup_values_max
+    ):
+        yield Finding(8, "reports", f"{contradiction}; see `tallystick rollups rebuild`")
+
+
+def _shares(session: Session) -> Iterator[Finding]:
+    for conversion_id, wrong in attribution_checks.check(session):
+        yield Finding(9, conversion_id, wrong)
 
 
 def _intake(session: Session, settings: Settings) -> Iterator[Finding]:
@@ -107,14 +169,21 @@ def _click_days(session: Session, shipped: int) -> Iterator[Finding]:
 
 
 def _sums(session: Session) -> Iterator[Finding]:
-    total = sa.func.sum(ConversionItem.amount_minor)
-    query = (
-        select(Conversion.id, Conversion.amount_minor, total)
-        .join(ConversionItem, col(ConversionItem.conversion_id) == col(Conversion.id))
-        .group_by(col(Conversion.id), col(Conversion.amount_minor))
-        .having(total != col(Conversion.amount_minor))
+    total = (
+        sa.select(sa.func.sum(ConversionItem.amount_minor))
+        .where(col(ConversionItem.conversion_id) == col(Conversion.id))
+        .scalar_subquery()
     )
-    for conversion_id, amount_minor, items_minor in session.exec(query):
+    sums = sa.select(
+        col(Conversion.id), col(Conversion.amount_minor), total.label("items_minor")
+    ).subquery()
+    # An order without items has no sum to compare with.
+    query = (
+        sa.select(sums)
+        .where(sums.c.items_minor != sums.c.amount_minor)
+        .execution_options(yield_per=_ATTRIBUTIONS_AT_A_TIME)
+    )
+    for conversion_id, amount_minor, items_minor in session.execute(query):
         yield Finding(1, conversion_id, f"amount {amount_minor}, its items sum to {items_minor}")
 
 
@@ -157,3 +226,22 @@ def _parties(session: Session) -> Iterator[Finding]:
             ):
                 detail = "is attributed to another party than its click's"
                 yield Finding(7, conversion_id, detail)
+
+
+_Check = Callable[[Session, Settings], Iterator[Finding]]
+
+
+def _of(check: commission_checks.Check) -> _Check:
+    return lambda session, _settings: _findings(check(session))
+
+
+_CHECKS: Mapping[str, _Check] = {
+    "intake": _intake,
+    **{name: _of(check) for name, check in commission_checks.BEFORE_REPLAY.items()},
+    **{name: _of(check) for name, check in commission_checks.AFTER_REPLAY.items()},
+    "append only": lambda session, _settings: _append_only(session),
+    "fraud": lambda session, _settings: _fraud(session),
+    "parties": lambda session, _settings: _parties(session),
+    "roll-ups": _rollups,
+    "shares": lambda session, _settings: _shares(session),
+}

@@ -19,31 +19,22 @@ def check(session: Session) -> Iterator[tuple[str, str]]:
     1; one that nobody is paid for has none.
     """
     share = AttributionShare.metadata.tables["attribution_share"].c
-    sums = (
-        sa.select(
-            share.conversion_id,
-            sa.func.min(share.numerator).label("least"),
-            sa.func.sum(share.numerator).label("numerators"),
-            sa.func.min(share.denominator).label("denominator_min"),
-            sa.func.max(share.denominator).label("denominator_max"),
-        )
-        .group_by(share.conversion_id)
-        .subquery()
-    )
+    is_paid = col(Attribution.publisher_id).is_not(None)
     # The database rules out what is plainly right; fractions unlike each other are summed here.
     whole = sa.and_(
-        sums.c.least > 0,
-        sums.c.denominator_min == sums.c.denominator_max,
-        sums.c.numerators == sums.c.denominator_max,
+        sa.func.min(share.numerator) > 0,
+        sa.func.min(share.denominator) == sa.func.max(share.denominator),
+        sa.func.sum(share.numerator) == sa.func.max(share.denominator),
     )
-    is_paid = col(Attribution.publisher_id).is_not(None)
     query = (
         sa.select(col(Attribution.conversion_id), is_paid)
-        .outerjoin(sums, sums.c.conversion_id == col(Attribution.conversion_id))
-        .where(
+        .outerjoin(AttributionShare, share.conversion_id == col(Attribution.conversion_id))
+        # By its key, in whose order both tables are read, so that nothing is sorted or held.
+        .group_by(col(Attribution.conversion_id))
+        .having(
             sa.or_(
                 sa.and_(is_paid, sa.func.coalesce(whole, sa.false()).is_(False)),
-                sa.and_(~is_paid, sums.c.conversion_id.is_not(None)),
+                sa.and_(~is_paid, sa.func.count(share.position) > 0),
             )
         )
         .order_by(col(Attribution.conversion_id))

@@ -299,7 +299,7 @@ def test_audit_of_empty_books_names_every_invariant_that_holds() -> None:
     result = run("audit")
 
     assert result.exit_code == 0
-    assert [line.split(" ", 2)[:2] for line in result.output.splitlines()] == [
+    assert [line.split(" ", 2)[:2] for line in result.stdout.splitlines()] == [
         ["ok", str(number)] for number in range(1, 10)
     ]
 
@@ -312,11 +312,24 @@ def test_audit_names_what_broke(database: Path) -> None:
     result = run("audit")
 
     assert result.exit_code == 1
-    found = result.output.splitlines()
+    found = result.stdout.splitlines()
     rule = "money facts, plan versions, decisions and audit rows cannot be changed"
     assert found
     assert all(line.startswith(f"BROKEN 4 ({rule}): ") for line in found)
     assert f"BROKEN 4 ({rule}): posting: its rows are not protected: a trigger is missing" in found
+
+
+def test_audit_replay_proves_one_invariant_and_takes_filters() -> None:
+    result = run("audit", "--replay", "--from", "2026-03-01", "--to", "2026-03-31")
+    unknown = run("audit", "--replay", "--program", "nobody")
+    alone = run("audit", "--from", "2026-03-01")
+
+    assert result.exit_code == 0
+    assert [line[:5] for line in result.stdout.splitlines()] == ["ok 3 "]
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert "--program: there is no program nobody" in unknown.stderr
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert "need --replay" in alone.stderr
 
 
 def test_openapi_is_a_document() -> None:
