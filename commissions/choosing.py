@@ -10,16 +10,18 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import NamedTuple
 
+from commissions.exchange import NoRate, Rates, minor_scale
 from commissions.order_events import EventError, Line, Order, Remaining, RemainingLine, Share
 from commissions.plan_document import BOUNDS, DIMENSIONS, Plan, Rule, Tiers
 from commissions.tiers import Number, plain, window_of
-from kernel.money import EXPONENTS, sum_exact
+from kernel.money import sum_exact
 
 # A plan may hold 500 rules and an order 1000 lines; the reasons of that many losers would be
 # most of the database. Every rule that matched is named, of the others the first ones.
 MAX_UNMATCHED_NAMED = 10
 _CHOICES_MAX = 10_000
 _ONE = Fraction(1)
+_NO_RATES = Rates("", {})
 
 _Attributes = Mapping[str, tuple[str, ...]]
 """What an order line says, by dimension; a dimension that is not there is unknown."""
@@ -123,13 +125,11 @@ def rate_of(plan: Plan, order: Order) -> Fraction:
     if currency == plan.currency:
         return _ONE
     day = order.at.astimezone(plan.zone).date().isoformat()
-    published = plan.rates.by_date if plan.rates else {}
-    usable = [date for date in published if date <= day and currency in published[date]]
-    if not usable:
-        raise EventError([(f"conversion {order.id}.currency", f"no rate for {currency} on {day}")])
-    rates = published[max(usable)]
-    scale = Fraction(10) ** (EXPONENTS[plan.currency] - EXPONENTS[currency])
-    return rates[plan.currency] / rates[currency] * scale
+    try:
+        quote = (plan.rates or _NO_RATES).quote(currency, plan.currency, day)
+    except NoRate as error:
+        raise EventError([(f"conversion {order.id}.currency", str(error))]) from error
+    return quote.rate * minor_scale(currency, plan.currency)
 
 
 def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepared:

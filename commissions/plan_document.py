@@ -9,6 +9,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from commissions.countries import COUNTRIES
+from commissions.exchange import Rates
 from commissions.reading import MAX_RATE, Reader
 from commissions.tiers import CALENDAR_WINDOWS, DISCRETE_MEASURES, Level
 from kernel.money import EXPONENTS, ROUNDING_MODES, RoundingMode
@@ -141,14 +142,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Published exchange rates by ISO date: units of a currency for one of the pivot."""
-
-    pivot: str
-    by_date: Mapping[str, Mapping[str, Fraction]]
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """A parsed plan. `base_rules` stand in order of choice, best first.
 
@@ -212,7 +205,7 @@ def read_program(reader: Reader) -> Plan:
         budget_minor=budget,
         exclusive_coupons=_read_owners(reader),
         suppressed_coupons=frozenset(reader.texts("suppressed_coupons")),
-        rates=_read_rates(reader, currency),
+        rates=read_rates(reader, currency),
         warnings=(),
     )
 
@@ -275,7 +268,8 @@ def _read_program_caps(reader: Reader) -> tuple[int | None, str, int | None]:
     return publisher_cap, window, budget
 
 
-def _read_rates(reader: Reader, currency: str) -> Rates | None:
+def read_rates(reader: Reader, currency: str) -> Rates | None:
+    """The field `fx`; every publication must know `currency`, where one is named."""
     nested = reader.nested("fx")
     if nested is None:
         return None
@@ -285,7 +279,7 @@ def _read_rates(reader: Reader, currency: str) -> Rates | None:
     dated = nested.nested("rates")
     for day in dated.names() if dated else ():
         by_date[day] = _read_day(cast("Reader", dated), day, pivot)
-        if currency not in by_date[day]:
+        if currency and currency not in by_date[day]:
             nested.problem("rates", f"{day} has no rate for the plan's currency")
     _refuse_unknown(nested, "pivot", [pivot], EXPONENTS, "currency code")
     nested.finish()

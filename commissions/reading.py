@@ -93,6 +93,23 @@ class Reader:
             return ()
         return tuple(dict.fromkeys(str(value) for value in values))
 
+    def is_list(self, name: str) -> bool:
+        """Whether the field is there and is a list."""
+        return isinstance(self._fields.get(name), list | tuple)
+
+    def integers(self, name: str, limit: int = MAX_MINOR) -> tuple[int, ...]:
+        """Integers from 0 to `limit`, in the given order."""
+        values = self._sequence(name, MAX_ITEMS)
+        found = [value for value in values if type(value) is int and 0 <= value <= limit]
+        if len(found) != len(values):
+            self.problem(name, f"must hold integers from 0 to {limit}")
+            return ()
+        return tuple(found)
+
+    def given(self, name: str) -> object:
+        """The field as it stands, for a caller that reads it in its own way; None when absent."""
+        return self._take(name)
+
     def objects(self, name: str, limit: int = MAX_ITEMS) -> list["Reader"]:
         """A reader for each object of a list."""
         values = self._sequence(name, limit)
@@ -130,14 +147,14 @@ class Reader:
             return value
         return None
 
-    def signed(self, name: str) -> int:
+    def signed(self, name: str, limit: int = MAX_RATE) -> int:
         """An integer of either sign, 0 when absent."""
         value = self._take(name)
         if value is None:
             return 0
-        if type(value) is int and abs(value) <= MAX_RATE:
+        if type(value) is int and abs(value) <= limit:
             return value
-        self.problem(name, f"must be an integer of at most {MAX_RATE}")
+        self.problem(name, f"must be an integer of at most {limit}")
         return 0
 
     def flag(self, name: str) -> bool:
