@@ -1,4 +1,4 @@
-"""Days on which banks settle, and steps from one day to the next: months, month ends, rolls. Pure."""
+"""Days on which banks settle, and steps between days: months, month ends, rolls. Pure."""
 
 from calendar import monthrange
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from functools import lru_cache
 ROLLS = ("none", "following", "preceding", "modified_following")
 _DAY = timedelta(1)
 _SATURDAY = 5
+_JUNETEENTH_SINCE = 2022
 
 
 def month_end(day: date) -> date:
@@ -54,7 +55,7 @@ def us_holidays(year: int) -> frozenset[date]:
     A holiday on a Sunday is kept on Monday, one on a Saturday not at all.
     """
     fixed = [(1, 1), (7, 4), (11, 11), (12, 25)]
-    if year >= 2022:
+    if year >= _JUNETEENTH_SINCE:
         fixed.append((6, 19))
     days = {date(year, *one) for one in fixed}
     moved = {day + _DAY if day.weekday() == _SATURDAY + 1 else day for day in days}

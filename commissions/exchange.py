@@ -59,7 +59,7 @@ class Rates:
 
     def _known(self, currency: str, day: str) -> bool:
         days = self._days[: bisect_right(self._days, day)]
-        return any(self._has(self.by_date[one], currency) for one in days)
+        return currency == self.pivot or any(self._has(self.by_date[one], currency) for one in days)
 
     def _has(self, row: Mapping[str, Fraction], currency: str) -> bool:
         return currency == self.pivot or currency in row

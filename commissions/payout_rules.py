@@ -12,9 +12,8 @@ from commissions.exchange import exact_minor
 from kernel.money import RoundingMode, exponent_of, round_fraction
 
 # Where a network and its publisher are taxed as members of one system of VAT.
-VAT_UNION = frozenset(
-    "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()
-)
+_MEMBERS = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
+VAT_UNION = frozenset(_MEMBERS.split())
 _WHOLE = Fraction(1)
 
 
@@ -89,10 +88,10 @@ def decide(balance_minor: int, terms: PayoutTerms) -> Payout:
     available = balance_minor - reserved
     withheld = withheld_of(available, terms.withholding, terms.rounding)
     due = available - withheld
-    if due <= 0 or due < terms.min_minor:
+    kept = 0 if terms.conversion else _below(due, terms.currency, terms.rail_decimals)
+    if due <= kept or due < terms.min_minor:
         reason = "not_positive" if due <= 0 else "below_minimum"
         return Payout(0, balance_minor, 0, 0, treatment, 0, 0, 0, reason)
-    kept = 0 if terms.conversion else _below(due, terms.currency, terms.rail_decimals)
     invoiced = available - kept
     vat = vat_of(invoiced, terms.vat, terms.rounding)
     return Payout(

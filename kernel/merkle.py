@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 TILE_HEIGHT = 8
 _TILE_WIDTH = 1 << TILE_HEIGHT
+_NAMES_A_FOLDER = 1000
 
 
 class MerkleError(ValueError):
@@ -118,9 +119,7 @@ def _split(width: int) -> int:
     return 1 << ((width - 1).bit_length() - 1)
 
 
-def includes(
-    root: bytes, size: int, index: int, hashed: bytes, path: Sequence[bytes]
-) -> bool:
+def includes(root: bytes, size: int, index: int, hashed: bytes, path: Sequence[bytes]) -> bool:
     """Whether the path shows the leaf hash at `index` in the tree of `size` with that root."""
     if not 0 <= index < size:
         return False
@@ -138,9 +137,7 @@ def includes(
     return last == 0 and found == root
 
 
-def continues(
-    old_root: bytes, old: int, new_root: bytes, new: int, path: Sequence[bytes]
-) -> bool:
+def continues(old_root: bytes, old: int, new_root: bytes, new: int, path: Sequence[bytes]) -> bool:
     """Whether the path shows the tree of `new` leaves to continue that of `old`."""
     if not 0 <= old <= new:
         return False
@@ -175,10 +172,10 @@ def tile_path(index: int) -> str:
     """The name of a tile within its level, in groups of three digits: 1234067 is x001/x234/067."""
     if index < 0:
         raise MerkleError("a tile's index is not negative")
-    groups = [f"{index % 1000:03d}"]
-    while index >= 1000:
-        index //= 1000
-        groups.append(f"x{index % 1000:03d}")
+    groups = [f"{index % _NAMES_A_FOLDER:03d}"]
+    while index >= _NAMES_A_FOLDER:
+        index //= _NAMES_A_FOLDER
+        groups.append(f"x{index % _NAMES_A_FOLDER:03d}")
     return "/".join(reversed(groups))
 
 

@@ -15,7 +15,8 @@ from commissions import payout_rules, schedules
 from commissions.countries import COUNTRIES
 from commissions.exchange import Rates, convert
 from commissions.payout_rules import PayoutTerms
-from commissions.plan_document import PlanError, read_rates, read_zone
+from commissions.plan_document import PlanError
+from commissions.plan_reading import read_rates, read_zone
 from commissions.reading import Problems, Reader
 from kernel import merkle, signed_notes
 from kernel.money import EXPONENTS, MAX_MINOR, ROUNDING_MODES, RoundingMode
@@ -312,7 +313,7 @@ def _tiles(name: str) -> str | dict[str, int]:
         return merkle.tile_path(int(name.removeprefix(path_of)))
     if not name.startswith(size_of):
         raise ValueError(f"tiles.{name}: is not known")
-    found = {}
+    found: dict[str, int] = {}
     for level, (full, partial) in enumerate(merkle.tiles(int(name.removeprefix(size_of)))):
         found |= {f"level{level}_full": full} if full else {}
         found |= {f"level{level}_partial": partial} if partial else {}
