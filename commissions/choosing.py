@@ -129,7 +129,10 @@ def prepare(plan: Plan, remaining: Remaining, *, on_time: bool = True) -> Prepar
     pick = matching.chooser(plan).pick
     publisher, groups, country = subject.publisher, subject.groups, subject.country
     winners = tuple(
-        [pick(publisher, groups, country, order, one.line, at, total) for one in remaining.lines]
+        [
+            pick(publisher, groups, country, order, one.line, at, total).winner
+            for one in remaining.lines
+        ]
     )
     live = remaining.live and subject.coupon_effect != "suppressed"
     found = Prepared(

@@ -18,7 +18,7 @@ from commissions.tiers import Number
 # most of the database. Every rule that matched is named, of the others the first ones.
 MAX_UNMATCHED_NAMED = 10
 _CHOICES_MAX = 50_000
-_REASONS_MAX = 10_000
+_PLACES_MAX = 10_000
 
 Attributes = Mapping[str, tuple[str, ...]]
 """What an order line says, by dimension; a dimension that is not there is unknown."""
@@ -57,6 +57,13 @@ class Reasons(NamedTuple):
     losers: tuple[tuple[str, str], ...]
 
 
+class Chosen(NamedTuple):
+    """The rule that wins, and those that a trace tells of, in order of choice."""
+
+    winner: Rule | None
+    told: tuple[Rule, ...]
+
+
 class Chooser:
     """Chooses among the base rules of one plan.
 
@@ -83,8 +90,7 @@ class Chooser:
         self._months = _bounds(rules, "within_months_of_first")
         self._is_bound = bool(self._at_least or self._more_than or self._months)
         self._places: dict[str | None, tuple[str, ...]] = {}
-        self._chosen: dict[tuple[object, ...], Rule | None] = {}
-        self._reasons: dict[tuple[object, ...], Reasons] = {}
+        self._chosen: dict[tuple[object, ...], Chosen] = {}
 
     def place(self, order: Order) -> tuple[str | None, str | None, tuple[str, ...]]:
         """The country that decides, the field that says it, and the regions that hold it."""
@@ -100,7 +106,7 @@ class Chooser:
         if found is None:
             held = self._plan.regions.items()
             found = tuple(sorted([name for name, countries in held if country in countries]))
-            if len(self._places) < _REASONS_MAX:
+            if len(self._places) < _PLACES_MAX:
                 self._places[country] = found
         return found
 
@@ -113,7 +119,7 @@ class Chooser:
         line: Line,
         at: datetime,
         total: Number,
-    ) -> Rule | None:
+    ) -> Chosen:
         """The first rule, in order of choice, that is in force and matches the line."""
         key = (
             publisher if publisher in self._publishers else None,
@@ -128,10 +134,14 @@ class Chooser:
             bisect_right(self._moments, at) if self._moments else 0,
             self._between(order, total) if self._is_bound else 0,
         )
-        try:
-            return self._chosen[key]
-        except KeyError:
-            return self._choose(key, subject_of(self._plan, order), order, line, at, total)
+        found = self._chosen.get(key)
+        if found is None:
+            values = attributes(order, subject_of(self._plan, order), line)
+            found = self._choose(order, values, at, total)
+            if len(self._chosen) >= _CHOICES_MAX:
+                self._chosen.clear()
+            self._chosen[key] = found
+        return found
 
     def _between(self, order: Order, total: Number) -> tuple[int, int, int]:
         """Which bounds the order lies between."""
@@ -142,58 +152,34 @@ class Chooser:
             -1 if months is None else bisect_right(self._months, months),
         )
 
-    def _choose(  # noqa: PLR0917 - as `pick`
-        self,
-        key: tuple[object, ...],
-        subject: Subject,
-        order: Order,
-        line: Line,
-        at: datetime,
-        total: Number,
-    ) -> Rule | None:
-        values = attributes(order, subject, line)
-        rules = self._plan.base_rules
-        found = (rule for rule in rules if why_not(rule, order, values, at, total) is None)
-        winner = next(found, None)
-        if len(self._chosen) >= _CHOICES_MAX:
-            self._chosen.clear()
-        self._chosen[key] = winner
-        return winner
+    def _choose(self, order: Order, values: Attributes, at: datetime, total: Number) -> Chosen:
+        winner: Rule | None = None
+        told, unmatched = [], 0
+        for rule in self._plan.base_rules:
+            if why_not(rule, order, values, at, total) is None:
+                winner = winner or rule
+                told.append(rule)
+            elif unmatched < MAX_UNMATCHED_NAMED:
+                unmatched += 1
+                told.append(rule)
+        return Chosen(winner, tuple(told))
 
     def reasons(
         self, order: Order, subject: Subject, line: Line, at: datetime, total: Number
     ) -> Reasons:
-        """Why the line's winner is that, in words; remembered by all that the words say."""
+        """Why the line's winner is that, in words, which name what the line says."""
+        publisher, groups, country = subject.publisher, subject.groups, subject.country
+        winner, told = self.pick(publisher, groups, country, order, line, at, total)
         values = attributes(order, subject, line)
-        key = (
-            *[values.get(name) for name in DIMENSIONS],
-            bisect_right(self._moments, at),
-            self._between(order, total),
-        )
-        found = self._reasons.get(key)
-        if found is None:
-            found = self._explain(order, values, at, total)
-            if len(self._reasons) >= _REASONS_MAX:
-                self._reasons.clear()
-            self._reasons[key] = found
-        return found
-
-    def _explain(self, order: Order, values: Attributes, at: datetime, total: Number) -> Reasons:
-        winner: Rule | None = None
-        why = "no rule matches"
         losers: list[tuple[str, str]] = []
-        unmatched = 0
-        for rule in self._plan.base_rules:
+        for rule in told:
+            if rule is winner:
+                continue
             reason = why_not(rule, order, values, at, total)
-            if reason is not None:
-                unmatched += 1
-                if unmatched <= MAX_UNMATCHED_NAMED:
-                    losers.append((rule.id, reason))
-            elif winner is None:
-                winner = rule
-                why = f"matches {_named(rule)}"
-            else:
-                losers.append((rule.id, f"outranked by {winner.id}: {_outranked(winner, rule)}"))
+            if reason is None and winner is not None:
+                reason = f"outranked by {winner.id}: {_outranked(winner, rule)}"
+            losers.append((rule.id, reason or ""))
+        why = "no rule matches" if winner is None else f"matches {_named(winner)}"
         return Reasons(why, tuple(losers))
 
 

@@ -136,6 +136,11 @@ class Remaining(NamedTuple):
         )
 
     @property
+    def left(self) -> tuple[object, ...]:
+        """All that decides what is paid; when something was approved only decides the rules."""
+        return self.lines, self.cancelled, self.decision, self.held
+
+    @property
     def status(self) -> str:
         """One word for the trace: why the order is paid or not."""
         if self.cancelled:

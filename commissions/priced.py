@@ -142,7 +142,7 @@ def price_at(
     awards = award_bonuses(plan, prepared, lines, standing, accounts)
     uncapped_minor = _sum(lines) + _sum(awards)
     commission_minor, cuts = clamp(plan, prepared, uncapped_minor, accounts)
-    late = after is not prepared.remaining and after != prepared.remaining
+    late = after is not prepared.remaining and after.left != prepared.remaining.left
     if late:
         early = prepared.remaining
         lines = [scaled(plan, line, line_ratio(early, after, at)) for at, line in enumerate(lines)]

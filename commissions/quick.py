@@ -196,7 +196,7 @@ class Quick:
             return None
         country = self._place(order)[0] if order.countries else None
         net, groups = line.net_minor, order.publisher_groups
-        rule = self._pick(order.publisher, groups, country, order, line, order.at, net)
+        rule = self._pick(order.publisher, groups, country, order, line, order.at, net).winner
         if rule is None:
             return None
         try:

@@ -42,6 +42,8 @@ STARTS = (
     "date",
     "approved",
     "locked",
+    "payable",
+    "due",
 )
 # Terms of payment that a schedule only carries; whoever pays out applies them.
 CARRIED = ("min_payout_minor",)
@@ -181,9 +183,9 @@ def _days_after(reader: Reader, name: str, rolled: str, calendar: str) -> Step |
 
 
 def _net(reader: Reader, rolled: str, calendar: str) -> Step | None:
-    """`net_days` after the approval, and the days of the month on which payments are made."""
+    """`net_days` after the approval, on a day of the month for payments, on a business day."""
     days_of_month = _month_days(reader, "pay_days") or _month_days(reader, "days_of_month")
-    if not reader.has("net_days") and not days_of_month:
+    if not days_of_month and not any(reader.has(name) for name in ("net_days", "roll")):
         return None
     days = reader.integer("net_days", default=0, limit=DAYS_MAX)
     return Step("approved", days=days, days_of_month=days_of_month, roll=rolled, calendar=calendar)
@@ -194,16 +196,18 @@ def _step(reader: Reader, name: str, rolled: str, calendar: str) -> Step | None:
     if nested is None:
         return None
     listed = nested.is_list("days")
+    months = "months_after" if nested.has("months_after") else "months"
+    of_month = "day_of_month" if nested.has("day_of_month") else "day"
     by = nested.optional_text("by")
     if by not in {None, "month_end"}:
         nested.problem("by", "not supported")
     at = nested.choice("at", ("end_of_day", "start_of_day"), "start_of_day")
-    day = nested.optional_integer("day", limit=_LAST_OF_MONTH)
+    day = nested.optional_integer(of_month, limit=_LAST_OF_MONTH)
     if day == 0:
-        nested.problem("day", "must be at least 1")
+        nested.problem(of_month, "must be at least 1")
     step = Step(
         after=nested.choice("after", _AFTER, _LATEST),
-        months=nested.integer("months", default=0, limit=MONTHS_MAX),
+        months=nested.integer(months, default=0, limit=MONTHS_MAX),
         days=0 if listed else nested.integer("days", default=0, limit=DAYS_MAX),
         business_days=nested.integer("business_days", default=0, limit=DAYS_MAX),
         day=day or None,

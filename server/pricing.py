@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from commissions.rules import Plan, evaluate, parse_events, parse_plan
+from commissions.rules import Event, Plan, evaluate, parse_events, parse_plan
 from commissions.schedules import CARRIED
 from kernel.money import allocate
 from server import crediting, pricing_sections
@@ -162,10 +162,11 @@ def _vector(_section: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _booked(entry: Mapping[str, Any]) -> dict[str, Any]:
     plan = parse_plan(entry["program"], entry["rules"], publishing=False)
+    events = parse_events(entry["events"], plan.zone)
     booked: dict[str, int] = {}
     per_event = []
     for upto, event in enumerate(entry["events"], start=1):
-        now = _split(plan, entry["events"][:upto])
+        now = _split(plan, events[:upto])
         postings = {
             key: now.get(key, 0) - booked.get(key, 0)
             for key in (*now, *(key for key in booked if key not in now))
@@ -185,10 +186,10 @@ def _booked(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"per_event": per_event, "totals": dict(totals)}
 
 
-def _split(plan: Plan, events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _split(plan: Plan, events: Sequence[Event]) -> dict[str, int]:
     return {
         f"{conversion}>{publisher}": minor
-        for conversion, priced in evaluate(plan, parse_events(list(events), plan.zone)).items()
+        for conversion, priced in evaluate(plan, events).items()
         for publisher, minor in priced.payees.items()
     }
 

@@ -34,6 +34,8 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 def spoil(document: Any, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         found = list(places(document))
+        if not found:
+            return
         container, key = found[data.draw(st.integers(0, len(found) - 1))]
         how = data.draw(st.integers(0, 3))
         if how == 0 and isinstance(container, dict):

@@ -65,6 +65,11 @@ def test_approval_and_net_days() -> None:
 def test_the_tenth_of_the_month_after_the_next() -> None:
     rule = {"pay": {"after": "month_end", "months": 2, "day": 10}}
     assert dates(rule, earning_month="2026-01") == {"paid": "2026-03-10"}
+    alike = {"pay": {"months_after": 2, "day_of_month": 10}}
+    assert dates(alike, earning_month="2026-01") == {"paid": "2026-03-10"}
+    assert dates({"roll": "following", "calendar": "TARGET"}, due="2026-04-03") == {
+        "paid": "2026-04-07"
+    }
     assert dates({"pay": {"months": 1, "day": 31}}, earning_month="2026-01") == {
         "paid": "2026-02-28"
     }
