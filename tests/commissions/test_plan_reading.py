@@ -39,11 +39,11 @@ def spoil(document: Any, data: st.DataObject) -> None:
         container, key = found[data.draw(st.integers(0, len(found) - 1))]
         how = data.draw(st.integers(0, 3))
         if how == 0 and isinstance(container, dict):
-            container["surprise"] = data.draw(ODD)
+            container["surprise"] = copy.deepcopy(data.draw(ODD))
         elif how == 1:
             del container[key]
         else:
-            container[key] = data.draw(ODD)
+            container[key] = copy.deepcopy(data.draw(ODD))
 
 
 @settings(max_examples=80, deadline=None)
