@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from commissions import matching
@@ -46,28 +47,28 @@ class Conversion:
         return self.freeze_at is None or self.order.known_at < self.freeze_at
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(NamedTuple):
     """An order as it was booked and what was booked for it later, each with its place."""
 
     seq: int
     order: Order
-    changes: list[tuple[int, Change]]
+    changes: Sequence[tuple[int, Change]]
 
 
 def gather(events: Sequence[Event]) -> list[Gathered]:
     """The orders in booking order; EventError on a repeated or unknown conversion."""
-    found: dict[str, Gathered] = {}
+    orders: dict[str, tuple[int, Order]] = {}
+    changes: dict[str, list[tuple[int, Change]]] = {}
     for seq, event in enumerate(events):
         if isinstance(event, Order):
-            if event.id in found:
+            if event.id in orders:
                 raise EventError([(f"conversion {event.id}", "duplicate conversion id")])
-            found[event.id] = Gathered(seq, event, [])
+            orders[event.id] = seq, event
         elif isinstance(event, Change):
-            if event.conversion not in found:
+            if event.conversion not in orders:
                 raise EventError([(f"{event.type} of {event.conversion}", "unknown conversion")])
-            found[event.conversion].changes.append((seq, event))
-    return list(found.values())
+            changes.setdefault(event.conversion, []).append((seq, event))
+    return [Gathered(seq, order, changes.get(order.id, ())) for seq, order in orders.values()]
 
 
 def followed(plan: Plan, gathered: Gathered) -> tuple[Conversion, Prepared]:

@@ -16,10 +16,13 @@ from commissions.awards import (
 )
 from commissions.choosing import CounterKey, Prepared
 from commissions.line_pay import PricedLine, Standing, price_lines
-from commissions.order_events import Remaining
+from commissions.order_events import Order, Remaining
 from commissions.plan_document import Plan
 from commissions.tiers import Number
 from kernel.money import round_fraction
+
+Met = tuple[tuple[CounterKey, Number], ...]
+"""The counters that decided a price, as they stood."""
 
 
 class Details(NamedTuple):
@@ -44,6 +47,8 @@ class Priced:
         "_details",
         "_explanation",
         "_find",
+        "_met",
+        "_order",
         "commission_minor",
         "contributions",
         "status",
@@ -56,15 +61,18 @@ class Priced:
         uncapped_minor: int,
         status: str,
         contributions: Mapping[CounterKey, Number],
-        find: Callable[[], Details] | None,
-        details: Details | None = None,
+        details: Details | None,
+        find: Callable[[Order, Met], Details] | None = None,
+        order: Order | None = None,
+        met: Met = (),
     ) -> None:
         self.commission_minor = commission_minor
         self.uncapped_minor = uncapped_minor
         self.status = status
         self.contributions = contributions
-        self._find = find
         self._details = details
+        # Not a closure: a batch keeps many prices, and the collector visits whatever they hold.
+        self._find, self._order, self._met = find, order, met
         self._explanation: dict[str, Any] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -80,8 +88,8 @@ class Priced:
     def details(self) -> Details:
         """What the amounts were made of."""
         if self._details is None:
-            assert self._find is not None  # noqa: S101 - one of the two is always given
-            self._details = self._find()
+            assert self._find is not None and self._order is not None  # noqa: S101, PT018 - given where there are no details
+            self._details = self._find(self._order, self._met)
         return self._details
 
     @property
@@ -157,7 +165,6 @@ def price_at(
         uncapped_minor,
         "suppressed" if suppressed else after.status,
         prepared.contributions,
-        None,
         Details(plan, prepared, tuple(lines), tuple(awards), cuts, late),
     )
 

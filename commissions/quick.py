@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import partial
 from math import lcm
 
 from commissions import matching
@@ -20,7 +19,7 @@ from commissions.folding import window_freeze, without_changes
 from commissions.line_pay import Standing, clamp_order
 from commissions.order_events import Line, Order
 from commissions.plan_document import Plan, Rule, Tiers
-from commissions.priced import Details, Priced, price_at
+from commissions.priced import Details, Met, Priced, price_at
 from commissions.tiers import Level, Number, lower_bound, window_of
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -166,6 +165,7 @@ class Quick:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._find = self._details
         chooser = matching.chooser(plan)
         self._place, self._pick = chooser.place, chooser.pick
         self._currency = plan.currency
@@ -216,7 +216,7 @@ class Quick:
         if slot.is_clamped:
             minor = clamp_order(rule, minor)
         moved = self._moved(slot.others, order, line) if slot.others else _NOTHING
-        return Priced(minor, minor, "pending", moved, partial(_details, self._plan, order, ()))
+        return Priced(minor, minor, "pending", moved, None, self._find, order)
 
     def _is_long(self, order: Order, line: Line) -> bool:
         """Whether there is more to say about the order than its one line does."""
@@ -229,6 +229,12 @@ class Quick:
             or (currency is not None and currency != self._currency)
             or (coupon is not None and coupon in self._special)
         )
+
+    def _details(self, order: Order, met: Met) -> Details:
+        """The long way, for whoever wants to know why."""
+        prepared = without_changes(self._plan, order)
+        standing = Standing(dict(met))
+        return price_at(self._plan, prepared, prepared.remaining, standing, Accounts()).details
 
     def _slot(self, rule: Rule) -> _Slot | None:
         tiers = rule.tiers
@@ -277,8 +283,8 @@ class Quick:
         moved: dict[CounterKey, Number] = {key: size} if is_counted and counter.counts else {}
         if slot.others and is_counted:
             moved |= self._moved(slot.others, order, line)
-        find = partial(_details, self._plan, order, ((key, before),))
-        return Priced(minor, minor, "pending", moved, find)
+        met = ((key, before),)
+        return Priced(minor, minor, "pending", moved, None, self._find, order, met)
 
 
 def _size(measure: str, net: int, base: int, qty: int) -> int:
@@ -314,13 +320,6 @@ def _split(slot: _Slot, at: int, before: int, after: int, *, base: int, qty: int
         number += (high - low) * (rate.of_base * base + rate.of_unit * qty)
         low, at = high, at + 1
     return number
-
-
-def _details(plan: Plan, order: Order, counters: tuple[tuple[CounterKey, Number], ...]) -> Details:
-    """The long way, for whoever wants to know why."""
-    prepared = without_changes(plan, order)
-    standing = Standing(dict(counters))
-    return price_at(plan, prepared, prepared.remaining, standing, Accounts()).details
 
 
 def quick(plan: Plan) -> Quick:
