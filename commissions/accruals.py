@@ -222,9 +222,9 @@ def _approve_counted(batch: Batch, due: Sequence[State]) -> None:
         program_id
         for program_id in {one.program_id for one in due if one.plan_version_id is not None}
         if any(
-            rule.tiers and rule.tiers.counts == "approved"
+            tiers.counts == "approved"
             for _, plan in batch.repricing.versions(program_id)
-            for rule in plan.base_rules
+            for _, tiers in plan.counting
         )
     }
     ids = [

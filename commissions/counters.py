@@ -162,9 +162,9 @@ class Counters:
 
 def summable(plan: Plan, key: CounterKey) -> Tiers | None:
     """The tiers of the counter where columns of commissions hold what they count."""
-    rule = next(one for one in plan.base_rules if one.id == key.rule_id)
-    tiers = rule.tiers
-    if tiers is None or tiers.scope != ("publisher",) or tiers.counts != "live":
+    rule = next((one for one in plan.base_rules if one.id == key.rule_id), None)
+    tiers = rule.tiers if rule else None
+    if rule is None or tiers is None or tiers.scope != ("publisher",) or tiers.counts != "live":
         return None
     everything = plan.base_rules == (rule,) and not rule.when.values and not rule.when.bound
     always = rule.effective_from is None and rule.effective_to is None

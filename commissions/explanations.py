@@ -340,6 +340,12 @@ def _booking_sentences(
             },
         )
     for cut in booking.get("caps", []):
+        if "cap_count" in cut:
+            yield (
+                "Only {count} orders are paid; this one is above them.",
+                {"count": cut["cap_count"]},
+            )
+            continue
         yield (
             "A cap of {cap} {currency} limits it from {before} {currency}.",
             {

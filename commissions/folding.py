@@ -1,14 +1,19 @@
 """Booked events as conversions, and the counters they add up to. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from commissions import matching
 from commissions.choosing import CounterKey, Prepared, prepare, previous_key
 from commissions.order_events import Change, Event, EventError, Order, Remaining, reduce_order
-from commissions.plan_document import FREEZE_DAYS, Plan, Tiers
-from commissions.tiers import Number, plain, window_of
+from commissions.plan_document import FREEZE_DAYS, Plan, Rule, Tiers
+from commissions.tiers import ORDER_WINDOW, Number, plain, window_of
+
+_Measures = tuple[Mapping[CounterKey, Number], Mapping[CounterKey, Number]]
+_NOTHING: Mapping[CounterKey, Number] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,26 @@ class Conversion:
         """The order after the changes booked before a place in the sequence."""
         return reduce_order(self.order, (one for seq, one in self.changes if seq < before_seq))
 
+    def prepare(self, plan: Plan) -> Prepared:
+        """The order after those of its changes that count."""
+        return prepare(plan, self.known(self.freeze_at), on_time=self.on_time)
+
     @property
     def on_time(self) -> bool:
         """False when the order was booked after its levels were final."""
         return self.freeze_at is None or self.order.known_at < self.freeze_at
 
 
-def collect(plan: Plan, events: Sequence[Event]) -> list[Conversion]:
-    """The conversions in booking order; EventError on a repeated or unknown conversion."""
+class Gathered(NamedTuple):
+    """An order as it was booked and what was booked for it later, each with its place."""
+
+    seq: int
+    order: Order
+    changes: Sequence[tuple[int, Change]]
+
+
+def gather(events: Sequence[Event]) -> list[Gathered]:
+    """The orders in booking order; EventError on a repeated or unknown conversion."""
     orders: dict[str, tuple[int, Order]] = {}
     changes: dict[str, list[tuple[int, Change]]] = {}
     for seq, event in enumerate(events):
@@ -47,36 +64,63 @@ def collect(plan: Plan, events: Sequence[Event]) -> list[Conversion]:
             if event.id in orders:
                 raise EventError([(f"conversion {event.id}", "duplicate conversion id")])
             orders[event.id] = seq, event
-            changes[event.id] = []
         elif isinstance(event, Change):
             if event.conversion not in orders:
                 raise EventError([(f"{event.type} of {event.conversion}", "unknown conversion")])
-            changes[event.conversion].append((seq, event))
-    return [
-        Conversion(seq, order, tuple(changes[order.id]), freeze_at(plan, order))
-        for seq, order in orders.values()
-    ]
+            changes.setdefault(event.conversion, []).append((seq, event))
+    return [Gathered(seq, order, changes.get(order.id, ())) for seq, order in orders.values()]
 
 
-def freeze_at(plan: Plan, order: Order) -> datetime | None:
-    """When the levels and caps this order took part in become final; None is never."""
-    return _freeze_of(plan, prepare(plan, reduce_order(order, ())))
+def followed(plan: Plan, gathered: Gathered) -> tuple[Conversion, Prepared]:
+    """An order with its changes, and what it adds to the counters after those that count."""
+    one, prepared = opened(plan, gathered.order, gathered.seq)
+    if not gathered.changes:
+        return one, prepared
+    one = replace(one, changes=tuple(gathered.changes))
+    return one, one.prepare(plan)
+
+
+def collect(plan: Plan, events: Sequence[Event]) -> list[Conversion]:
+    """The conversions in booking order; EventError on a repeated or unknown conversion."""
+    return [followed(plan, one)[0] for one in gather(events)]
 
 
 def _freeze_of(plan: Plan, prepared: Prepared) -> datetime | None:
     order = prepared.order
-    tiers = [choice.rule.tiers for choice in prepared.choices if choice.rule]
-    ends = [_freeze(one, order) for one in tiers if one and one.counted and not one.rolling_days]
-    if plan.publisher_cap_minor is not None:
-        ends.append(_end(plan.cap_window, plan.zone, order.at, FREEZE_DAYS))
+    ends = [_freeze(rule.tiers, order) for rule in prepared.winners if rule and rule.tiers]
+    if plan.caps.by_publisher:
+        ends.append(window_freeze(plan.caps.window, plan.zone, order.at, FREEZE_DAYS))
+    for rule in plan.bonus_rules:
+        if rule.bonus and rule.bonus.awarded_once and _matches(rule, prepared):
+            ends.append(window_freeze(rule.bonus.window, plan.zone, order.at, FREEZE_DAYS))
+        elif rule.tiers and rule.id in prepared.bonus_places:
+            ends.append(_freeze(rule.tiers, order))
     return min((end for end in ends if end is not None), default=None)
 
 
+def _matches(rule: Rule, prepared: Prepared) -> bool:
+    order, total = prepared.order, prepared.total
+    return any(
+        matching.why_not(
+            rule,
+            order,
+            matching.attributes(order, prepared.subject, line.line),
+            prepared.rated_at,
+            total,
+        )
+        is None
+        for line in prepared.remaining.lines
+    )
+
+
 def _freeze(tiers: Tiers, order: Order) -> datetime | None:
-    return _end(tiers.window, tiers.zone, order.at, tiers.freeze_days)
+    if not tiers.counted or tiers.rolling_days or tiers.window == ORDER_WINDOW:
+        return None
+    return window_freeze(tiers.window, tiers.zone, order.at, tiers.freeze_days)
 
 
-def _end(window: str, zone: ZoneInfo, at: datetime, freeze_days: int) -> datetime | None:
+def window_freeze(window: str, zone: ZoneInfo, at: datetime, freeze_days: int) -> datetime | None:
+    """When the levels of the window that holds `at` are final, in UTC; None is never."""
     _, end = window_of(window, at, zone)
     if end is None:
         return None
@@ -95,28 +139,35 @@ def sum_counters(prepared: Iterable[Prepared]) -> dict[CounterKey, Number]:
 
 
 class Statuses:
-    """The measure behind each status tier: the previous window, as known when this one opened.
+    """What a status or rolling tier looks at besides its own window.
 
-    Rolling windows are measured once, when the order was booked, and never restated.
+    A status: the previous window, as known when this one opened. Rolling windows are measured
+    once, when the order was booked, and never restated.
     """
 
     def __init__(self, plan: Plan, conversions: Sequence[Conversion]) -> None:
         self._plan = plan
         self._conversions = conversions
         self._opened: dict[datetime, dict[CounterKey, Number]] = {}
+        self._looks = any(_looks(tiers) for _, tiers in plan.counting)
 
-    def of(self, conversion: Conversion, prepared: Prepared) -> Mapping[CounterKey, Number]:
-        """The measure for each status counter the order is paid by."""
+    def of(self, conversion: Conversion, prepared: Prepared) -> _Measures:
+        """(measure for each status counter the order is paid by, where rolling ones stood)."""
+        if not self._looks:
+            return _NOTHING, _NOTHING
         found: dict[CounterKey, Number] = {}
-        for key, tiers in _status_tiers(prepared):
+        trailing: dict[CounterKey, Number] = {}
+        for key, tiers in _looking(self._plan, prepared):
             if tiers.rolling_days:
-                found[key] = self._trailing(conversion, key, timedelta(tiers.rolling_days))
+                span = timedelta(tiers.rolling_days)
+                before, own = self._trailing(conversion, key, span)
+                trailing[key], found[key] = before, before + own
                 continue
             start, _ = window_of(tiers.window, conversion.order.at, tiers.zone)
             if start is not None:
                 earlier = previous_key(key, tiers, conversion.order)
                 found[key] = self._known_at(start).get(earlier, 0)
-        return found
+        return found, trailing
 
     def knows_before(self, at: datetime) -> bool:
         """Whether an order known at that instant belongs into a measure that was taken already."""
@@ -131,20 +182,33 @@ class Statuses:
             )
         return self._opened[start]
 
-    def _trailing(self, conversion: Conversion, key: CounterKey, span: timedelta) -> Number:
+    def _trailing(
+        self, conversion: Conversion, key: CounterKey, span: timedelta
+    ) -> tuple[Number, Number]:
+        """What the orders booked before this one, and the order itself, added when it came."""
         at = conversion.order.at
         recent = (
             prepare(self._plan, one.booked(conversion.seq))
             for one in self._conversions
-            if one.seq <= conversion.seq and at - span < one.order.at <= at
+            if one.seq < conversion.seq and at - span < one.order.at <= at
         )
-        return sum_counters(recent).get(key, 0)
+        own = prepare(self._plan, conversion.booked(conversion.seq))
+        return sum_counters(recent).get(key, 0), own.contributions.get(key, 0)
 
 
-def _status_tiers(prepared: Prepared) -> Iterator[tuple[CounterKey, Tiers]]:
-    for choice, place in zip(prepared.choices, prepared.places, strict=True):
-        if choice.rule and choice.rule.tiers and place and choice.rule.tiers.mode == "status":
-            yield place.key, choice.rule.tiers
+def _looks(tiers: Tiers) -> bool:
+    return tiers.mode == "status" or bool(tiers.rolling_days)
+
+
+def _looking(plan: Plan, prepared: Prepared) -> Iterator[tuple[CounterKey, Tiers]]:
+    for rule, place in zip(prepared.winners, prepared.places, strict=True):
+        if rule and rule.tiers and place and _looks(rule.tiers):
+            yield place.key, rule.tiers
+    for rule in plan.bonus_rules:
+        if rule.tiers and _looks(rule.tiers):
+            for place in prepared.bonus_places.get(rule.id, ()):
+                if place:
+                    yield place.key, rule.tiers
 
 
 def replay_span(plan: Plan, order: Order) -> tuple[datetime | None, datetime | None]:
@@ -153,11 +217,10 @@ def replay_span(plan: Plan, order: Order) -> tuple[datetime | None, datetime | N
     Closed under the plan's windows: no order inside shares a window with one outside, and status
     tiers find their previous window. (None, None) is everything.
     """
-    every = [*plan.base_rules, *plan.bonus_rules]
-    tiers = [rule.tiers for rule in every if rule.tiers and rule.tiers.counted]
+    tiers = [one for _, one in plan.counting]
     spans = _windows(plan)
     unbounded = any(window == "lifetime" for window, _ in spans)
-    if unbounded or plan.budget_minor is not None or any(one.rolling_days for one in tiers):
+    if unbounded or plan.caps.in_all or any(one.rolling_days for one in tiers):
         return None, None
     start, end = _widen(spans, order.at, order.at + timedelta(microseconds=1))
     status = [one for one in tiers if one.mode == "status"]
@@ -175,7 +238,7 @@ def moved_span(
     from `from` on can be moved; those before are there to be measured.
     """
     start, end = replay_span(plan, order)
-    status = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.mode == "status"]
+    status = [one for _, one in plan.counting if one.mode == "status"]
     if start is None or end is None or not status:
         return start, start, end
     spans = _windows(plan)
@@ -186,12 +249,11 @@ def moved_span(
 
 def _windows(plan: Plan) -> set[tuple[str, ZoneInfo]]:
     """The windows within which the plan's orders depend on one another."""
-    every = [*plan.base_rules, *plan.bonus_rules]
     spans = {
-        (rule.tiers.window, rule.tiers.zone) for rule in every if rule.tiers and rule.tiers.counted
+        (tiers.window, tiers.zone) for _, tiers in plan.counting if tiers.window != ORDER_WINDOW
     }
-    if plan.publisher_cap_minor is not None:
-        spans.add((plan.cap_window, plan.zone))
+    if plan.caps.by_publisher:
+        spans.add((plan.caps.window, plan.zone))
     for rule in plan.bonus_rules:
         if rule.bonus and rule.bonus.awarded_once:
             spans.add((rule.bonus.window, plan.zone))
@@ -220,7 +282,7 @@ def opened(plan: Plan, order: Order, seq: int = 0) -> tuple[Conversion, Prepared
 
 def changed(plan: Plan, one: Conversion) -> Prepared:
     """An order after those of its changes that count."""
-    return prepare(plan, one.known(one.freeze_at), on_time=one.on_time)
+    return one.prepare(plan)
 
 
 def without_changes(plan: Plan, order: Order) -> Prepared:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
-from commissions.choosing import CounterKey, Prepared
+from commissions import matching
+from commissions.choosing import CounterKey, Place, Prepared
 from commissions.plan_document import Plan, Rule, Tiers
 from commissions.tiers import (
     Level,
@@ -13,35 +14,140 @@ from commissions.tiers import (
     Slice,
     entered,
     level_at,
-    plain,
     reaches,
     split,
     whole,
 )
 from kernel.money import allocate, round_fraction
 
+_NOTHING: Mapping[CounterKey, Number] = {}
+_WHOLE = Fraction(1)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Standing:
-    """The counters an order meets.
+    """The counters an order meets; absent ones are zero.
 
-    `running` is what was booked before the order, `totals` the whole window for volume tiers and
-    `status` the measure that decides a status tier for this order.
+    `running` is what was booked before the order, `totals` the whole window for volume tiers,
+    `status` the measure that decides a status tier for this order, and `trailing` where rolling
+    counters stood before it.
     """
 
     running: Mapping[CounterKey, Number]
     totals: Mapping[CounterKey, Number] = field(default_factory=dict)
     status: Mapping[CounterKey, Number] = field(default_factory=dict)
+    trailing: Mapping[CounterKey, Number] = field(default_factory=dict)
+
+    def before(self, tiers: Tiers, key: CounterKey) -> Number:
+        """Where the counter stood when the order came."""
+        return (self.trailing if tiers.rolling_days else self.running).get(key, 0)
 
 
-@dataclass(frozen=True, slots=True)
+class TierStep(NamedTuple):
+    """What a counter decided for a line."""
+
+    tiers: Tiers
+    key: CounterKey
+    before: Number
+    size: Number
+    decided_by: Number | None = None
+
+    def trace(self, flat_minor: int | None) -> dict[str, Any]:
+        """The step as an explanation shows it."""
+        traced: dict[str, Any] = {
+            "mode": self.tiers.mode,
+            "measure": self.tiers.measure,
+            "scope": dict(self.key.scope),
+            "window_start": self.key.window_start,
+            "before": str(self.before),
+            "after": str(self.before + self.size),
+        }
+        if self.decided_by is not None:
+            traced["decided_by"] = str(self.decided_by)
+        return traced if flat_minor is None else {**traced, "flat_minor": flat_minor}
+
+
+class LineFacts(NamedTuple):
+    """What a line's amount was made of. `tier` is None without tiers, and under order tiers."""
+
+    plan: Plan
+    prepared: Prepared
+    at: int
+    slices: Sequence[Slice] = ()
+    tier: TierStep | None = None
+    fixed_minor: int | None = None
+    flat_minor: int | None = None
+    uncapped: Number | None = None
+    exact: Number = 0
+    clamped_from_minor: int | None = None
+
+    def explanation(self) -> dict[str, Any]:
+        """The line's trace; everything but what it came to in the end."""
+        prepared, at = self.prepared, self.at
+        rule, line = prepared.winners[at], prepared.figures[at]
+        why, losers = matching.chooser(self.plan).reasons(
+            prepared.order,
+            prepared.subject,
+            prepared.remaining.lines[at].line,
+            prepared.rated_at,
+            prepared.total,
+        )
+        trace: dict[str, Any] = {
+            "line": at,
+            "rule_id": rule.id if rule else None,
+            "why": why,
+            "losers": [{"rule_id": name, "reason": reason} for name, reason in losers],
+        }
+        if rule is None or not self.slices:
+            return {**trace, "exact": "0"}
+        trace |= {"base": rule.base, "base_minor": str(line.base(rule)), "qty": line.qty}
+        reported = prepared.remaining.lines[at].line
+        if reported.gross_minor is not None:
+            trace |= {
+                "vat_derived": True,
+                "gross_minor": reported.gross_minor,
+                "vat_percent": str(reported.vat_percent),
+                "net_minor": reported.derived_net_minor,
+            }
+        if rule.per_unit_cap_minor is not None:
+            cap = rule.per_unit_cap_minor * line.qty
+            trace["per_unit_cap"] = {"cap_minor": str(cap), "uncapped": str(self.uncapped)}
+        if self.fixed_minor is not None:
+            trace["fixed_minor"] = self.fixed_minor
+        trace |= {
+            "tier": self._tier(rule),
+            "exact": str(self.exact),
+            "rounding": self.plan.rounding,
+            "slices": [_slice_trace(part) for part in self.slices],
+        }
+        if self.clamped_from_minor is not None:
+            trace["per_order_clamped_from_minor"] = self.clamped_from_minor
+        return trace
+
+    def _tier(self, rule: Rule) -> dict[str, Any] | None:
+        if rule.tiers is None:
+            return None
+        if self.tier is not None:
+            return self.tier.trace(self.flat_minor)
+        traced: dict[str, Any] = {"mode": "order"}
+        if rule.tiers.measure != "order_total":
+            traced["of"] = rule.tiers.measure
+        return traced if self.flat_minor is None else {**traced, "flat_minor": self.flat_minor}
+
+
+@dataclass(slots=True)
 class PricedLine:
-    """One line's commission and its trace; `exact` is before the rounding."""
+    """One line's commission and what it was made of; `exact` is before the rounding."""
 
     rule_id: str | None
-    exact: Fraction
+    exact: Number
     commission_minor: int
-    explanation: Mapping[str, Any]
+    facts: LineFacts
+
+    @property
+    def explanation(self) -> Mapping[str, Any]:
+        """The line's trace."""
+        return self.facts.explanation()
 
 
 def price_lines(plan: Plan, prepared: Prepared, standing: Standing) -> list[PricedLine]:
@@ -50,14 +156,20 @@ def price_lines(plan: Plan, prepared: Prepared, standing: Standing) -> list[Pric
     lines = [_price_line(plan, prepared, at, standing, paid) for at in range(len(prepared.figures))]
     if plan.round_at == "order":
         exact = [line.exact for line in lines]
-        total_minor = round_fraction(sum(exact, Fraction(0)), plan.rounding)
         if any(exact):
+            total_minor = round_fraction(sum(exact, Fraction(0)), plan.rounding)
             parts = allocate(total_minor, exact)
             lines = [
                 replace(line, commission_minor=part)
                 for line, part in zip(lines, parts, strict=True)
             ]
-    return _clamp_orders(prepared, lines)
+    if any(rule and _is_clamped(rule) for rule in prepared.winners):
+        return _clamp_orders(prepared, lines)
+    return lines
+
+
+def _is_clamped(rule: Rule) -> bool:
+    return rule.per_order_cap_minor is not None or bool(rule.per_order_min_minor)
 
 
 def _price_line(
@@ -67,59 +179,41 @@ def _price_line(
     standing: Standing,
     paid: set[str | CounterKey],
 ) -> PricedLine:
-    choice, line = prepared.choices[at], prepared.figures[at]
-    rule = choice.rule
-    trace: dict[str, Any] = {
-        "line": at,
-        "rule_id": rule.id if rule else None,
-        "why": choice.why,
-        "losers": [{"rule_id": name, "reason": reason} for name, reason in choice.losers],
-    }
+    rule, line = prepared.winners[at], prepared.figures[at]
     if rule is None or not prepared.live or not line.alive:
-        return PricedLine(trace["rule_id"], Fraction(0), 0, {**trace, "exact": "0"})
-    base = line.base(rule)
-    slices, tier = _slices(rule, prepared, at, standing)
-    exact = _slices_pay(slices, base, line.qty)
-    trace |= {"base": rule.base, "base_minor": str(base), "qty": line.qty}
-    reported = prepared.remaining.lines[at].line
-    if reported.gross_minor is not None:
-        trace |= {
-            "vat_derived": True,
-            "gross_minor": reported.gross_minor,
-            "vat_percent": str(reported.vat_percent),
-            "net_minor": reported.derived_net_minor,
-        }
+        facts = LineFacts(plan, prepared, at)
+        return PricedLine(rule.id if rule else None, 0, 0, facts)
+    place = prepared.places[at]
+    slices, tier = slices_of(rule, prepared, at, place, standing)
+    exact = uncapped = slices_pay(slices, line.base(rule), line.qty)
     if rule.per_unit_cap_minor is not None:
-        cap = Fraction(rule.per_unit_cap_minor * line.qty)
-        trace["per_unit_cap"] = {"cap_minor": str(cap), "uncapped": str(exact)}
-        exact = min(exact, cap)
+        exact = min(exact, Fraction(rule.per_unit_cap_minor * line.qty))
     # What is paid once an order goes to the first of the lines that share it.
+    fixed_minor = flat_minor = None
     if rule.id not in paid:
         paid.add(rule.id)
-        fixed = slices[0].level.fixed_minor if slices[0].level else 0
-        trace["fixed_minor"] = fixed
-        exact += fixed
-    place = prepared.places[at]
-    flat_key = place.key if place else CounterKey(rule.id, (), "order")
-    if tier and flat_key not in paid:
-        paid.add(flat_key)
-        tier["flat_minor"] = _flat(rule, prepared, slices, standing, flat_key)
-        exact += tier["flat_minor"]
-    rounded = round_fraction(exact, plan.rounding)
-    trace |= {"tier": tier, "exact": str(exact), "rounding": plan.rounding}
-    trace["slices"] = [_slice_trace(part) for part in slices]
-    return PricedLine(rule.id, exact, rounded, trace)
+        fixed_minor = slices[0].level.fixed_minor if slices[0].level else 0
+        exact += fixed_minor
+    if rule.tiers is not None:
+        flat_key = place.key if place else CounterKey(rule.id, (), "order")
+        if flat_key not in paid:
+            paid.add(flat_key)
+            flat_minor = flat_of(rule.tiers, prepared, slices, standing, flat_key)
+            exact += flat_minor
+    facts = LineFacts(plan, prepared, at, slices, tier, fixed_minor, flat_minor, uncapped, exact)
+    return PricedLine(rule.id, exact, round_fraction(exact, plan.rounding), facts)
 
 
-def _slices_pay(slices: Sequence[Slice], base: Fraction, qty: int) -> Fraction:
-    if len(slices) == 1 and slices[0].share == 1:
+def slices_pay(slices: Sequence[Slice], base: Number, qty: int) -> Number:
+    """What the slices of a line pay in percent and per unit, exact."""
+    if len(slices) == 1:
         return _rate_pay(slices[0].level, base, qty)
     return sum((part.share * _rate_pay(part.level, base, qty) for part in slices), Fraction(0))
 
 
-def _rate_pay(level: Level | None, base: Fraction, qty: int) -> Fraction:
+def _rate_pay(level: Level | None, base: Number, qty: int) -> Number:
     if level is None:
-        return Fraction(0)
+        return 0
     # Most rates are percentages alone, and exact sums cost more than looking.
     pay = level.percent * base
     return pay + level.per_unit * qty if level.per_unit else pay
@@ -136,98 +230,114 @@ def _slice_trace(part: Slice) -> dict[str, Any]:
     return trace
 
 
-def _slices(
-    rule: Rule, prepared: Prepared, at: int, standing: Standing
-) -> tuple[list[Slice], dict[str, Any] | None]:
-    """The levels the line is paid at, and the trace of the counter that decided it."""
-    tiers, place = rule.tiers, prepared.places[at]
+def slices_of(
+    rule: Rule, prepared: Prepared, at: int, place: Place | None, standing: Standing
+) -> tuple[list[Slice], TierStep | None]:
+    """The levels a line is paid at, and the step of the counter that decided it."""
+    tiers = rule.tiers
     if tiers is None:
-        return [Slice(rule.pay, prepared.figures[at].qty, Fraction(1))], None
+        return [Slice(rule.pay, prepared.figures[at].qty, _WHOLE)], None
     if place is None:
-        level = level_at(tiers.levels, prepared.total)
-        return [Slice(level, plain(prepared.total), Fraction(1))], {"mode": "order"}
-    before = standing.running.get(place.key, 0) + place.offset
-    tier: dict[str, Any] = {
-        "mode": tiers.mode,
-        "measure": tiers.measure,
-        "scope": dict(place.key.scope),
-        "window_start": place.key.window_start,
-        "before": str(before),
-        "after": str(before + place.size),
-    }
+        measure = _order_measure(rule, tiers, prepared)
+        return [Slice(level_at(tiers.levels, measure), measure, _WHOLE)], None
+    before = standing.before(tiers, place.key) + place.offset
     if tiers.mode != "graduated":
-        return [_whole_slice(tiers, place.key, place.size, standing, tier)], tier
-    slices = _graduated(
-        tiers, place.key, before=before, size=place.size, prepared=prepared, standing=standing
-    )
-    return slices, tier
+        level, decided_by = _whole_level(tiers, place.key, place.size, standing)
+        step = TierStep(tiers, place.key, before, place.size, decided_by)
+        return [Slice(level, place.size, _WHOLE)], step
+    step = TierStep(tiers, place.key, before, place.size)
+    if tiers.boundary == "split":
+        return split(tiers.levels, before, place.size, discrete=tiers.discrete), step
+    start, order_size = standing.before(tiers, place.key), prepared.sizes[place.key]
+    one = whole(tiers.levels, start, order_size, tiers.boundary, discrete=tiers.discrete)
+    return [Slice(one, place.size, _WHOLE)], step
 
 
-def _whole_slice(
-    tiers: Tiers, key: CounterKey, size: Number, standing: Standing, tier: dict[str, Any]
-) -> Slice:
-    level: Level | None
+def _order_measure(rule: Rule, tiers: Tiers, prepared: Prepared) -> Number:
+    """What an order tier looks at: the basket, or what of it the rule pays."""
+    if tiers.measure == "order_total":
+        return prepared.total
+    own = [
+        line
+        for line, winner in zip(prepared.figures, prepared.winners, strict=True)
+        if line.alive and (winner is rule or rule.kind == "bonus")
+    ]
+    if tiers.measure == "count":
+        return 1
+    if tiers.measure == "units":
+        return sum(line.qty for line in own)
+    return sum((line.base(rule) for line in own), 0)
+
+
+def _whole_level(
+    tiers: Tiers, key: CounterKey, size: Number, standing: Standing
+) -> tuple[Level | None, Number]:
+    """The one level of a volume or status tier, and the measure that decided it."""
+    if tiers.rolling_days:
+        # Looked at once, when the order was booked, and with it: there is no window to restate.
+        measure = standing.status.get(key, standing.trailing.get(key, 0) + size)
+        return _entry_level(tiers, measure), measure
     if tiers.mode == "status":
         measure = standing.status.get(key, 0)
-        level = level_at(tiers.levels, measure) or tiers.levels[0]
-    else:
-        # A held order counts for nothing, yet the first unit of a window is never unit zero.
-        measure = max(standing.totals.get(key, 0), 1 if tiers.discrete else 0)
-        level = level_at(tiers.levels, measure)
-    tier["decided_by"] = str(measure)
-    return Slice(level, size, Fraction(1))
+        return _entry_level(tiers, measure), measure
+    # A held order counts for nothing, yet the first unit of a window is never unit zero.
+    measure = max(standing.totals.get(key, 0), 1 if tiers.discrete else 0)
+    return level_at(tiers.levels, measure), measure
 
 
-def _graduated(
+def _entry_level(tiers: Tiers, measure: Number) -> Level | None:
+    level = level_at(tiers.levels, measure)
+    return tiers.levels[0] if level is None and tiers.mode == "status" else level
+
+
+def flat_of(
     tiers: Tiers,
-    key: CounterKey,
-    *,
-    before: Number,
-    size: Number,
     prepared: Prepared,
+    slices: Sequence[Slice],
     standing: Standing,
-) -> list[Slice]:
-    if tiers.boundary == "split":
-        return split(tiers.levels, before, size, discrete=tiers.discrete)
-    start, order_size = standing.running.get(key, 0), prepared.sizes[key]
-    one = whole(tiers.levels, start, order_size, tiers.boundary, discrete=tiers.discrete)
-    return [Slice(one, size, Fraction(1))]
-
-
-def _flat(
-    rule: Rule, prepared: Prepared, slices: Sequence[Slice], standing: Standing, key: CounterKey
+    key: CounterKey,
 ) -> int:
-    """The flat amounts this order earns by moving the counter; an uncounted order moves none."""
-    tiers, level = rule.tiers, slices[0].level
-    if tiers is None:
-        return 0
+    """The flat amounts an order earns by moving the counter; an uncounted order moves none.
+
+    Graduated: those of the levels it enters. Volume: that of its level, where it first reaches it.
+    Status: that of its level, where it is the window's first, or reaches it while the window rolls.
+    """
+    level = slices[0].level
     if tiers.mode == "order":
         return level.flat_minor if level else 0
-    before = standing.running.get(key, 0)
+    before = standing.before(tiers, key)
     after = before + prepared.contributions.get(key, 0)
     if tiers.mode == "graduated":
         reached = entered(tiers.levels, before, after, discrete=tiers.discrete)
         return sum(each.flat_minor for each in reached)
-    return level.flat_minor if level and reaches(level, before, after) else 0
+    if level is None:
+        return 0
+    if tiers.mode == "status" and not tiers.rolling_days:
+        return level.flat_minor if before == 0 < after else 0
+    return level.flat_minor if reaches(level, before, after) else 0
 
 
 def _clamp_orders(prepared: Prepared, lines: list[PricedLine]) -> list[PricedLine]:
     """Apply each rule's minimum and maximum per order, spread over its lines."""
-    rules = {choice.rule.id: choice.rule for choice in prepared.choices if choice.rule}
-    for rule in rules.values():
+    for rule in {winner.id: winner for winner in prepared.winners if winner}.values():
         members = [
             at
             for at, line in enumerate(lines)
             if line.rule_id == rule.id and prepared.live and prepared.figures[at].alive
         ]
         amounts = [lines[at].commission_minor for at in members]
-        clamped = max(sum(amounts), rule.per_order_min_minor)
-        if rule.per_order_cap_minor is not None:
-            clamped = min(clamped, rule.per_order_cap_minor)
+        clamped = clamp_order(rule, sum(amounts))
         if not members or clamped == sum(amounts):
             continue
         weights = amounts if any(amounts) else [1] * len(members)
         for at, part in zip(members, allocate(clamped, weights), strict=True):
-            trace = {**lines[at].explanation, "per_order_clamped_from_minor": sum(amounts)}
-            lines[at] = replace(lines[at], commission_minor=part, explanation=trace)
+            facts = lines[at].facts._replace(clamped_from_minor=sum(amounts))
+            lines[at] = replace(lines[at], commission_minor=part, facts=facts)
     return lines
+
+
+def clamp_order(rule: Rule, amount_minor: int) -> int:
+    """An order's amount within the rule's minimum and maximum."""
+    clamped = max(amount_minor, rule.per_order_min_minor)
+    maximum = rule.per_order_cap_minor
+    return clamped if maximum is None else min(clamped, maximum)

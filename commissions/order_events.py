@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from commissions.reading import Problems, Reader
+from commissions.tiers import Number, plain
 from kernel.money import EXPONENTS, round_fraction
 
 MAX_LINES = 1000
-_ZERO = Fraction(0)
 MAX_SHARES = 100
 MAX_QTY = 10**9
 CHANGES = frozenset({"refund", "cancel", "approve", "decline", "hold", "release"})
@@ -68,7 +68,7 @@ class Share:
     """A publisher's weight in the split of one order's commission."""
 
     publisher: str
-    weight: int
+    weight: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class Order:
     months_since_first: int | None = None
     shares: tuple[Share, ...] = ()
     rate: StoredRate | None = None
+    shipped_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ class RemainingLine(NamedTuple):
     """A line after its refunds: exact net and revenue in the order's currency, units left."""
 
     line: Line
-    net: Fraction
-    revenue: Fraction
+    net: Number
+    revenue: Number
     qty: int
     alive: bool
 
@@ -142,6 +143,7 @@ class Remaining(NamedTuple):
     cancelled: bool
     decision: str
     held: bool
+    approved_at: datetime | None = None
 
     @property
     def live(self) -> bool:
@@ -151,6 +153,11 @@ class Remaining(NamedTuple):
             and self.decision != "declined"
             and any(line.alive for line in self.lines)
         )
+
+    @property
+    def left(self) -> tuple[object, ...]:
+        """All that decides what is paid; when something was approved only decides the rules."""
+        return self.lines, self.cancelled, self.decision, self.held
 
     @property
     def status(self) -> str:
@@ -177,6 +184,7 @@ def reduce_order(order: Order, changes: Iterable[Change]) -> Remaining:
     refunded = [0] * len(order.lines)
     returned = [0] * len(order.lines)
     cancelled, held, decision = False, False, "pending"
+    approved_at: datetime | None = None
     for change in changes:
         if change.type == "refund":
             _refund(order, change, refunded, returned)
@@ -186,8 +194,10 @@ def reduce_order(order: Order, changes: Iterable[Change]) -> Remaining:
             held = change.type == "hold"
         else:
             decision = "approved" if change.type == "approve" else "declined"
+            if decision == "approved" and approved_at is None:
+                approved_at = change.known_at
     lines = tuple(map(_remaining_line, order.lines, refunded, returned))
-    return Remaining(order, lines, cancelled, decision, held)
+    return Remaining(order, lines, cancelled, decision, held, approved_at)
 
 
 def _refund(order: Order, change: Change, refunded: list[int], returned: list[int]) -> None:
@@ -206,15 +216,16 @@ def _refund(order: Order, change: Change, refunded: list[int], returned: list[in
 def _remaining_line(line: Line, refunded_minor: int, returned: int) -> RemainingLine:
     if not refunded_minor and not returned and line.gross_minor is None:
         alive = line.reported_minor > 0 or line.qty > 0
-        revenue = Fraction(line.revenue_minor) if line.revenue_minor else _ZERO
-        return RemainingLine(line, Fraction(line.net_minor), revenue, line.qty, alive)
+        return RemainingLine(line, line.net_minor, line.revenue_minor or 0, line.qty, alive)
     reported = line.reported_minor
     left = reported - refunded_minor
     qty = line.qty - returned
     part = Fraction(left, reported) if reported else Fraction(1)
-    has_tax = line.gross_minor is not None
-    net = Fraction(line.net_of(left)) if has_tax else line.net_minor * part
-    revenue = (line.revenue_minor or 0) * part
+    if line.gross_minor is not None:
+        net: Number = line.net_of(left)
+    else:
+        net = plain(line.net_minor * part)
+    revenue = plain((line.revenue_minor or 0) * part)
     alive = left > 0 if reported else qty > 0
     return RemainingLine(line, net, revenue, qty if alive else 0, alive)
 
@@ -257,7 +268,7 @@ def _parse_event(reader: Reader, zone: ZoneInfo) -> Event:
         return _parse_refund(reader, change) if kind == "refund" else change
     if kind != "conversion":
         reader.problem("type", "not supported")
-    return _parse_order(reader, at, known_at)
+    return _parse_order(reader, at, known_at, zone)
 
 
 def _parse_refund(reader: Reader, change: Change) -> Change:
@@ -269,7 +280,7 @@ def _parse_refund(reader: Reader, change: Change) -> Change:
     return Change("refund", change.conversion, change.known_at, line, amount_minor, qty)
 
 
-def _parse_order(reader: Reader, at: datetime, known_at: datetime) -> Order:
+def _parse_order(reader: Reader, at: datetime, known_at: datetime, zone: ZoneInfo) -> Order:
     currency = reader.optional_text("currency")
     if currency is not None and currency not in EXPONENTS:
         reader.problem("currency", "unknown currency code")
@@ -291,6 +302,7 @@ def _parse_order(reader: Reader, at: datetime, known_at: datetime) -> Order:
         site=reader.optional_text("site"),
         months_since_first=reader.optional_integer("months_since_first", limit=12_000),
         shares=_parse_shares(reader),
+        shipped_at=reader.time("shipped_at", zone),
     )
 
 
@@ -303,7 +315,7 @@ def _parse_countries(reader: Reader) -> dict[str, str]:
 def _parse_shares(reader: Reader) -> tuple[Share, ...]:
     shares = []
     for share in reader.objects("shares", limit=MAX_SHARES):
-        shares.append(Share(share.text("publisher"), share.integer("weight")))
+        shares.append(Share(share.text("publisher"), share.weight("weight")))
         share.finish()
     if shares and not any(share.weight for share in shares):
         reader.problem("shares", "weights must not all be zero")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations, groupby
 
-from commissions.plan_document import Plan, Rule, choice_key
+from commissions.plan_document import DIMENSIONS, Plan, Rule, choice_key
 
 # One order carries one of each of these, so rules naming different values never meet. Groups
 # are not among them: a publisher is in several at once.
@@ -12,6 +12,7 @@ _SINGLE = ("publisher", "coupon", "sku", "category", "customer", "country", "dev
 Found = list[tuple[str, str]]
 
 MAX_FOUND = 100
+MAX_NAMED = 3
 
 
 def lint_rules(rules: Sequence[Rule], plan: Plan) -> tuple[Found, Found, Found]:
@@ -35,9 +36,47 @@ def lint_rules(rules: Sequence[Rule], plan: Plan) -> tuple[Found, Found, Found]:
             if _overlap(first, second) and _meet(first, second, plan):
                 sure = first.effective_from == second.effective_from
                 found = ties if sure and _same_group(first, second) else warnings
-                reason = f"ambiguous with rule {first.id}: same priority and specificity"
-                found.append((f"rules[{at}]", reason))
+                found.append((f"rules[{at}]", _tie(first, second, plan)))
     return errors[:MAX_FOUND], ties[:MAX_FOUND], warnings[:MAX_FOUND]
+
+
+def _tie(first: Rule, second: Rule, plan: Plan) -> str:
+    """Which two rules meet, and for which lines."""
+    return (
+        f"ambiguous: rules {first.id} and {second.id} have the same priority "
+        f"{first.priority} and specificity, and both match {_shared(first, second, plan)}"
+    )
+
+
+def _shared(first: Rule, second: Rule, plan: Plan) -> str:
+    """What the lines have in common that both rules match."""
+    parts = []
+    for name in DIMENSIONS:
+        mine = first.when.values.get(name)
+        if mine is None:
+            continue
+        theirs = second.when.values[name]
+        both = [value for value in mine if value in theirs]
+        if name == "region":
+            met = _countries(first, plan) & _countries(second, plan)
+            parts.append(f"country {_some(sorted(met))}")
+        elif both:
+            parts.append(f"{name} {_some(both)}")
+        else:
+            parts.append(f"{name} {_some(mine)} together with {_some(theirs)}")
+    if first.when.bound:
+        parts.append("orders within the bounds of both")
+    return ", ".join(parts) or "every order"
+
+
+def _some(values: Sequence[str]) -> str:
+    named = ", ".join(values[:MAX_NAMED])
+    return f"{named} and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else named
+
+
+def _countries(rule: Rule, plan: Plan) -> frozenset[str]:
+    named = rule.when.values["region"]
+    return frozenset[str]().union(*(plan.regions.get(name, ()) for name in named))
 
 
 def _overlap(first: Rule, second: Rule) -> bool:
@@ -52,10 +91,8 @@ def _meet(first: Rule, second: Rule, plan: Plan) -> bool:
     mine, theirs = first.when.values, second.when.values
     if any(not set(mine[name]) & set(theirs[name]) for name in _SINGLE if name in mine):
         return False
-    if "region" in mine:
-        here = frozenset[str]().union(*(plan.regions.get(name, ()) for name in mine["region"]))
-        if not any(here & plan.regions.get(name, frozenset()) for name in theirs["region"]):
-            return False
+    if "region" in mine and not _countries(first, plan) & _countries(second, plan):
+        return False
     return _order_totals_meet(first, second)
 
 

@@ -19,6 +19,7 @@ MAX_ITEMS = 2000
 MAX_RATE = 10**9
 
 _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", re.ASCII)
+_SHARE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6}|/([0-9]{1,12}))?", re.ASCII)
 _NEGATIVE = re.compile(r"-[0-9.]+", re.ASCII)
 
 
@@ -63,7 +64,7 @@ class Reader:
     def text(self, name: str, default: str = "") -> str:
         """A non-empty string; without a default it must be there."""
         value = self.optional_text(name)
-        if value is None and not default and not self._has_problem(name):
+        if value is None and not default and not self.is_reported(name):
             self.problem(name, "missing")
         return default if value is None else value
 
@@ -93,6 +94,23 @@ class Reader:
             return ()
         return tuple(dict.fromkeys(str(value) for value in values))
 
+    def is_list(self, name: str) -> bool:
+        """Whether the field is there and is a list."""
+        return isinstance(self._fields.get(name), list | tuple)
+
+    def integers(self, name: str, limit: int = MAX_MINOR) -> tuple[int, ...]:
+        """Integers from 0 to `limit`, in the given order."""
+        values = self._sequence(name, MAX_ITEMS)
+        found = [value for value in values if type(value) is int and 0 <= value <= limit]
+        if len(found) != len(values):
+            self.problem(name, f"must hold integers from 0 to {limit}")
+            return ()
+        return tuple(found)
+
+    def given(self, name: str) -> object:
+        """The field as it stands, for a caller that reads it in its own way; None when absent."""
+        return self._take(name)
+
     def objects(self, name: str, limit: int = MAX_ITEMS) -> list["Reader"]:
         """A reader for each object of a list."""
         values = self._sequence(name, limit)
@@ -111,7 +129,7 @@ class Reader:
         value = self.optional_integer(name, limit)
         if value is not None:
             return value
-        if default is None and not self._has_problem(name):
+        if default is None and not self.is_reported(name):
             self.problem(name, "missing")
         return default or 0
 
@@ -130,14 +148,14 @@ class Reader:
             return value
         return None
 
-    def signed(self, name: str) -> int:
+    def signed(self, name: str, limit: int = MAX_RATE) -> int:
         """An integer of either sign, 0 when absent."""
         value = self._take(name)
         if value is None:
             return 0
-        if type(value) is int and abs(value) <= MAX_RATE:
+        if type(value) is int and abs(value) <= limit:
             return value
-        self.problem(name, f"must be an integer of at most {MAX_RATE}")
+        self.problem(name, f"must be an integer of at most {limit}")
         return 0
 
     def flag(self, name: str) -> bool:
@@ -162,6 +180,18 @@ class Reader:
         else:
             return Fraction(value)
         return Fraction(0)
+
+    def weight(self, name: str) -> int | Fraction:
+        """A share: an integer, a decimal or a fraction such as "1/3", not negative; exact."""
+        value = self._fields.get(name)
+        if not isinstance(value, str):
+            return self.integer(name)
+        self._asked.add(name)
+        match = _SHARE.fullmatch(value)
+        if match is None or (match[2] is not None and not int(match[2])):
+            self.problem(name, "must be an integer, a decimal or a fraction, not negative")
+            return 0
+        return Fraction(value)
 
     def time(self, name: str, zone: ZoneInfo) -> datetime | None:
         """An ISO 8601 time in UTC; without an offset it is local to `zone`."""
@@ -192,7 +222,8 @@ class Reader:
         self._asked.add(name)
         return self._fields.get(name)
 
-    def _has_problem(self, name: str) -> bool:
+    def is_reported(self, name: str) -> bool:
+        """Whether there is a problem of the field already."""
         return any(path == self._at(name) for path, _ in self._problems)
 
     def _at(self, name: str) -> str:

@@ -329,25 +329,17 @@ def convertible(plan: Plan, order: Order) -> bool:
 
 def restates(plan: Plan) -> bool:
     """Whether an order added at the end can change the amount of an earlier one, or of itself."""
-    if plan.publisher_cap_minor is not None or plan.budget_minor is not None:
-        return True
-    if any(rule.bonus and rule.bonus.awarded_once for rule in plan.bonus_rules):
-        return True
-    tiers = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.counted]
-    return any(one.mode != "graduated" for one in tiers)
+    return plan.spends or any(tiers.mode != "graduated" for _, tiers in plan.counting)
 
 
 def independent(plan: Plan) -> bool:
     """Whether every order is priced on its own: no counter, no cap, nothing awarded once."""
-    return not restates(plan) and not any(
-        rule.tiers and rule.tiers.counted for rule in plan.base_rules
-    )
+    return not restates(plan) and not plan.counting
 
 
 def shared(plan: Plan) -> bool:
     """Whether one publisher's orders move the amounts of another's."""
-    counters = [rule.tiers for rule in plan.base_rules if rule.tiers and rule.tiers.counted]
-    return plan.budget_minor is not None or any("publisher" not in one.scope for one in counters)
+    return plan.caps.in_all or any("publisher" not in one.scope for _, one in plan.counting)
 
 
 def group(

@@ -6,23 +6,20 @@ earlier can change; `needs_replay` says where it does not hold.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any
+from dataclasses import replace
 
-from commissions.awards import (
-    Accounts,
-    Award,
-    award_bonuses,
-    clamp,
-    line_ratio,
-    order_ratio,
-    scaled,
-    split_shares,
+from commissions.awards import Accounts
+from commissions.choosing import CounterKey, Prepared
+from commissions.folding import (
+    Gathered,
+    Statuses,
+    followed,
+    gather,
+    replay_span,
+    sum_counters,
+    without_changes,
 )
-from commissions.choosing import CounterKey, Prepared, prepare, rate_used
-from commissions.folding import Statuses, collect, replay_span, sum_counters, without_changes
-from commissions.line_pay import PricedLine, Standing, price_lines
+from commissions.line_pay import PricedLine, Standing
 from commissions.order_events import (
     Change,
     Clock,
@@ -34,19 +31,13 @@ from commissions.order_events import (
     Share,
     parse_events,
 )
-from commissions.plan_document import (
-    MAX_RULES,
-    Plan,
-    PlanError,
-    Rule,
-    choice_key,
-    read_program,
-    read_rule,
-)
+from commissions.plan_document import Plan, PlanError, Rule, choice_key
 from commissions.plan_lint import lint_rules
+from commissions.plan_reading import MAX_RULES, read_program, read_rule
+from commissions.priced import Priced, price_at
+from commissions.quick import quick
 from commissions.reading import Problems, Reader
 from commissions.tiers import Number, plain
-from kernel.money import round_fraction
 
 __all__ = [
     "Change",
@@ -70,24 +61,6 @@ __all__ = [
     "price_order",
     "replay_span",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """What one conversion is worth now, and why.
-
-    `payees` splits `commission_minor` among publishers. `contributions` is what the conversion
-    adds to each tier counter, nothing while it is held, declined or refunded in full.
-    """
-
-    commission_minor: int
-    uncapped_minor: int
-    status: str
-    lines: tuple[PricedLine, ...]
-    payees: Mapping[str, int]
-    rule_ids: tuple[str, ...]
-    contributions: Mapping[CounterKey, Number]
-    explanation: dict[str, Any]
 
 
 def parse_plan(
@@ -117,18 +90,14 @@ def parse_plan(
         raise PlanError([*errors, *ties])
     base = sorted((rule for rule in parsed if rule.kind == "base"), key=choice_key)
     bonus = tuple(rule for rule in parsed if rule.kind == "bonus")
-    found = (*ties, *warnings)
+    counting = [(rule, rule.tiers) for rule in (*base, *bonus)]
     return replace(
         plan,
         base_rules=tuple(base),
         bonus_rules=bonus,
-        warnings=found,
-        attributes=tuple(sorted({name for rule in base for name in rule.when.values})),
-        chooses_by_attributes=not any(
-            rule.when.bound or rule.effective_from or rule.effective_to for rule in base
-        ),
-        choices={},
-        counting=tuple((rule, rule.tiers) for rule in base if rule.tiers and rule.tiers.counted),
+        warnings=(*ties, *warnings),
+        counting=tuple((rule, tiers) for rule, tiers in counting if tiers and tiers.counted),
+        memo={},
     )
 
 
@@ -138,19 +107,47 @@ def evaluate(plan: Plan, events: Sequence[Event]) -> dict[str, Priced]:
     EventError when an event names an unknown conversion, repeats one, refunds more than there
     is, or needs an exchange rate the plan does not have.
     """
-    conversions = collect(plan, events)
-    prepared = [prepare(plan, one.known(one.freeze_at), on_time=one.on_time) for one in conversions]
+    gathered = gather(events)
+    if quick(plan).is_usable and not any(tiers.restates for _, tiers in plan.counting):
+        return _evaluate_in_order(plan, gathered)
+    conversions, prepared = [], []
+    for one in gathered:
+        conversion, order = followed(plan, one)
+        conversions.append(conversion)
+        prepared.append(order)
     totals = sum_counters(prepared)
     statuses = Statuses(plan, conversions)
     running: dict[CounterKey, Number] = {}
     accounts = Accounts()
     result = {}
-    for one, order in zip(conversions, prepared, strict=True):
-        standing = Standing(running, totals, statuses.of(one, order))
-        result[one.order.id] = price_at(plan, order, one.known(None), standing, accounts)
-        for key, size in order.contributions.items():
-            running[key] = plain(running.get(key, 0) + size)
+    for conversion, order in zip(conversions, prepared, strict=True):
+        standing = Standing(running, totals, *statuses.of(conversion, order))
+        left = conversion.known(None) if conversion.changes else order.remaining
+        result[conversion.order.id] = price_at(plan, order, left, standing, accounts)
+        _count(running, order.contributions)
     return result
+
+
+def _evaluate_in_order(plan: Plan, gathered: Sequence[Gathered]) -> dict[str, Priced]:
+    """`evaluate` where what was booked before an order is all that its price depends on."""
+    shortcut = quick(plan)
+    running: dict[CounterKey, Number] = {}
+    result = {}
+    for one in gathered:
+        priced = None if one.changes else shortcut.price(one.order, running)
+        if priced is None:
+            conversion, order = followed(plan, one)
+            left = conversion.known(None) if conversion.changes else order.remaining
+            priced = price_at(plan, order, left, Standing(running), Accounts())
+        result[one.order.id] = priced
+        if priced.contributions:
+            _count(running, priced.contributions)
+    return result
+
+
+def _count(running: dict[CounterKey, Number], added: Mapping[CounterKey, Number]) -> None:
+    for key, size in added.items():
+        running[key] = plain(running.get(key, 0) + size)
 
 
 def price_order(plan: Plan, order: Order, counters: Mapping[CounterKey, Number]) -> Priced:
@@ -159,6 +156,9 @@ def price_order(plan: Plan, order: Order, counters: Mapping[CounterKey, Number])
     The same result as `evaluate` over everything booked before plus this order. ValueError when
     `needs_replay`, because then other orders decide its amount or change with it.
     """
+    priced = quick(plan).price(order, counters)
+    if priced is not None:
+        return priced
     prepared = without_changes(plan, order)
     if depends_on_others(plan, prepared):
         raise ValueError("this order needs a replay of its window")
@@ -187,122 +187,22 @@ def counter_keys(plan: Plan, order: Order) -> tuple[CounterKey, ...]:
 def needs_replay(plan: Plan, order: Order) -> bool:
     """Whether appending this order must go through `evaluate`.
 
-    So for every tier but graduated and order ones, and under caps and bonuses awarded once.
+    So for every tier but graduated and order ones, for rolling ones, and under caps and bonuses
+    awarded once.
     """
     return depends_on_others(plan, without_changes(plan, order))
 
 
 def spends(plan: Plan) -> bool:
     """Whether what earlier orders were awarded decides what is left for later ones."""
-    if plan.publisher_cap_minor is not None or plan.budget_minor is not None:
-        return True
-    return any(rule.bonus and rule.bonus.awarded_once for rule in plan.bonus_rules)
+    return plan.spends
 
 
 def depends_on_others(plan: Plan, prepared: Prepared) -> bool:
     """`needs_replay` of an order that is prepared already."""
-    if spends(plan):
+    if plan.spends:
         return True
     if not prepared.sizes:
         return False
-    restating = {
-        rule.id for rule in plan.base_rules if rule.tiers and rule.tiers.mode != "graduated"
-    }
-    return any(key.rule_id in restating for key in prepared.sizes)
-
-
-def price_at(
-    plan: Plan, prepared: Prepared, after: Remaining, standing: Standing, accounts: Accounts
-) -> Priced:
-    """One conversion, from its lines to its payees; `after` includes events after the freeze."""
-    lines = price_lines(plan, prepared, standing)
-    awards = award_bonuses(plan, prepared, lines, accounts)
-    uncapped_minor = _sum(lines) + _sum(awards)
-    commission_minor, cuts = clamp(plan, prepared, uncapped_minor, accounts)
-    late = after is not prepared.remaining and after != prepared.remaining
-    if late:
-        early = prepared.remaining
-        lines = [scaled(plan, line, line_ratio(early, after, at)) for at, line in enumerate(lines)]
-        ratio = order_ratio(early, after)
-        awards = [scaled(plan, award, ratio) for award in awards]
-        kept = Fraction(commission_minor, uncapped_minor) if uncapped_minor else Fraction(1)
-        uncapped_minor = _sum(lines) + _sum(awards)
-        commission_minor = round_fraction(uncapped_minor * kept, plan.rounding)
-    payees = split_shares(prepared, commission_minor)
-    suppressed = prepared.subject.coupon_effect == "suppressed"
-    status = "suppressed" if suppressed else after.status
-    winners = {line.rule_id for line in lines if line.rule_id is not None}
-    explanation = {
-        **_circumstances(plan, prepared),
-        "status": status,
-        "after_freeze": late,
-        "lines": [
-            {**line.explanation, "commission_minor": line.commission_minor} for line in lines
-        ],
-        "bonuses": [_award_trace(award) for award in awards],
-        "uncapped_minor": uncapped_minor,
-        "caps": cuts,
-        "commission_minor": commission_minor,
-        "payees": payees,
-    }
-    return Priced(
-        commission_minor=commission_minor,
-        uncapped_minor=uncapped_minor,
-        status=status,
-        lines=tuple(lines),
-        payees=payees,
-        rule_ids=tuple(sorted(winners | {award.rule_id for award in awards})),
-        contributions=prepared.contributions,
-        explanation=explanation,
-    )
-
-
-def _circumstances(plan: Plan, prepared: Prepared) -> dict[str, Any]:
-    order, subject = prepared.order, prepared.subject
-    return {
-        "conversion": order.id,
-        "currency": plan.currency,
-        "order_currency": order.currency or plan.currency,
-        "publisher": subject.publisher,
-        "coupon": order.coupon,
-        "coupon_effect": subject.coupon_effect,
-        "country": subject.country,
-        "country_source": subject.country_source,
-        "regions": list(subject.regions),
-        "rounding": plan.rounding,
-        "round_at": plan.round_at,
-        **_facts(order, subject.groups),
-        **_rate(plan, order),
-    }
-
-
-def _facts(order: Order, groups: Sequence[str]) -> dict[str, Any]:
-    """What else rules can look at, where it is known."""
-    known = {
-        "customer": order.customer,
-        "device": order.device,
-        "site": order.site,
-        "months_since_first": order.months_since_first,
-        "publisher_groups": list(groups) or None,
-    }
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _rate(plan: Plan, order: Order) -> dict[str, Any]:
-    used = rate_used(plan, order)
-    if used is None:
-        return {}
-    return {"rate": {"value": str(used.value), "day": used.day, "source": used.source}}
-
-
-def _award_trace(award: Award) -> dict[str, Any]:
-    return {
-        "rule_id": award.rule_id,
-        "exact": str(award.exact),
-        "commission_minor": award.commission_minor,
-        "why": award.why,
-    }
-
-
-def _sum(parts: Sequence[PricedLine] | Sequence[Award]) -> int:
-    return sum(part.commission_minor for part in parts)
+    restating = {rule.id for rule, tiers in plan.counting if tiers.restates}
+    return bool(restating) and any(key.rule_id in restating for key in prepared.sizes)

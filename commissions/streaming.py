@@ -19,7 +19,8 @@ from commissions.folding import Conversion, changed, opened
 from commissions.line_pay import Standing
 from commissions.order_events import Change, Event, EventError, Order
 from commissions.plan_document import Plan, Tiers
-from commissions.rules import Priced, price_at, spends
+from commissions.priced import Priced, price_at
+from commissions.rules import spends
 from commissions.tiers import Number, plain, window_of
 
 

@@ -18,6 +18,8 @@ CALENDAR_WINDOWS = (
     "calendar_year",
 )
 DISCRETE_MEASURES = frozenset({"count", "units"})
+ORDER_WINDOW = "order"
+_CAMPAIGN = "campaign:"
 _WHOLE = Fraction(1)
 _MONTHS = {"calendar_month": 1, "calendar_quarter": 3, "calendar_year": 12}
 
@@ -27,8 +29,8 @@ class Level:
     """What is paid from `start` on.
 
     `percent` of the base, `per_unit` minor units for each unit, `fixed_minor` once an order and
-    `flat_minor` once when the level is entered. `words` is how traces name the two rates, written
-    once and not for every line.
+    `flat_minor` once when the level is entered; in a bonus also a part `of_commission`. `words` is
+    how traces name the two rates, written once and not for every line.
     """
 
     start: int
@@ -36,6 +38,7 @@ class Level:
     per_unit: Fraction = Fraction(0)
     fixed_minor: int = 0
     flat_minor: int = 0
+    of_commission: Fraction = Fraction(0)
     words: tuple[str, str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,14 +58,33 @@ def plain(value: Number) -> Number:
     return value.numerator if value.denominator == 1 else value
 
 
+def campaign(start: datetime, end: datetime) -> str:
+    """The window of a campaign, half open."""
+    return f"{_CAMPAIGN}{start.isoformat()}/{end.isoformat()}"
+
+
+def campaign_of(window: str) -> tuple[datetime, datetime] | None:
+    """The start and end of a campaign's window; None for every other window."""
+    if not window.startswith(_CAMPAIGN):
+        return None
+    start, _, end = window.removeprefix(_CAMPAIGN).partition("/")
+    return datetime.fromisoformat(start), datetime.fromisoformat(end)
+
+
 @lru_cache(maxsize=4096)
 def window_of(window: str, at: datetime, zone: ZoneInfo) -> tuple[datetime | None, datetime | None]:
     """The half-open [start, end) of the window that holds `at`, in UTC; (None, None) is lifetime.
 
-    Days, months and so on begin at local midnight of `zone`, weeks on Monday.
+    Days, months and so on begin at local midnight of `zone`, weeks on Monday. A campaign is one
+    window whatever `at` is, and each order is a window of its own to `order`.
     """
     if window == "lifetime":
         return None, None
+    span = campaign_of(window)
+    if span is not None:
+        return span
+    if window == ORDER_WINDOW:
+        return at, at + timedelta(microseconds=1)
     return _window_of_day(window, at.astimezone(zone).date(), zone)
 
 

@@ -15,7 +15,7 @@ from commissions.folding import Conversion, Statuses, changed, opened, sum_count
 from commissions.line_pay import Standing
 from commissions.order_events import Change, Event, EventError, Order
 from commissions.plan_document import Plan
-from commissions.rules import Priced, price_at, spends
+from commissions.priced import Priced, price_at
 from commissions.tiers import Number, level_at, plain
 
 
@@ -37,11 +37,11 @@ class Window:
 
     def __init__(self, plan: Plan, events: Sequence[Event]) -> None:
         self._plan = plan
-        self._spends = spends(plan)
+        self._spends = plan.spends
         self._volume = {
             rule.id: rule.tiers
-            for rule in plan.base_rules
-            if rule.tiers and rule.tiers.mode == "volume"
+            for rule in (*plan.base_rules, *plan.bonus_rules)
+            if rule.tiers and rule.tiers.mode == "volume" and not rule.tiers.rolling_days
         }
         self._seq = 0
         self._entries: dict[str, _Entry] = {}
@@ -124,7 +124,7 @@ class Window:
 
     def _price(self, entry: _Entry, *, is_booked: bool = False) -> None:
         one, prepared = entry.conversion, entry.prepared
-        standing = Standing(self._running, self._totals, self._statuses.of(one, prepared))
+        standing = Standing(self._running, self._totals, *self._statuses.of(one, prepared))
         met = self._met(prepared, standing)
         # What was spent so far has to be counted through, so where it matters nothing is skipped.
         if self._spends or (entry.met != met and not is_booked):
@@ -142,7 +142,12 @@ class Window:
     def _met(self, prepared: Prepared, standing: Standing) -> tuple[object, ...]:
         """All that decides an amount besides the order itself and what was spent."""
         return tuple(
-            (standing.running.get(key, 0), self._level(key), standing.status.get(key))
+            (
+                standing.running.get(key, 0),
+                self._level(key),
+                standing.status.get(key),
+                standing.trailing.get(key),
+            )
             for key in prepared.sizes
         )
 

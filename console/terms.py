@@ -1,12 +1,12 @@
 """A commission plan in words: what each rule pays, to whom, and when. Reads the parsed plan."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from commissions.models import PlanVersion
 from commissions.rules import Plan, Rule, parse_plan
-from commissions.tiers import Level
+from commissions.tiers import Level, campaign_of
 from console.rendering import grouped
 from console.words import N_
 from kernel.money import exponent_of
@@ -134,11 +134,9 @@ def _rule_pays(rule: Rule, currency: str, gettext: Gettext) -> str:
     bonus = rule.bonus
     if bonus is None:
         return _pays(rule.pay, currency, gettext)
-    if bonus.percent_of_commission:
-        return gettext("{percent} % of the commission on top").format(
-            percent=_percent(bonus.percent_of_commission)
-        )
-    once = _money(rule.pay.fixed_minor, currency)
+    pay = replace(rule.pay, of_commission=bonus.percent_of_commission)
+    is_flat = pay == Level(0, fixed_minor=pay.fixed_minor) and bonus.awarded_once
+    once = _money(pay.fixed_minor, currency) if is_flat else _pays(pay, currency, gettext)
     if bonus.threshold_minor is not None:
         return gettext("{pays} once, when {amount} is reached in a {window}").format(
             pays=once,
@@ -147,13 +145,19 @@ def _rule_pays(rule: Rule, currency: str, gettext: Gettext) -> str:
         )
     if bonus.once_per_publisher:
         return gettext("{pays} once per publisher").format(pays=once)
-    return _pays(rule.pay, currency, gettext)
+    return once
 
 
 def _pays(level: Level, currency: str, gettext: Gettext) -> str:
     parts = []
     if level.percent:
         parts.append(gettext("{percent} %").format(percent=_percent(level.percent)))
+    if level.of_commission:
+        parts.append(
+            gettext("{percent} % of the commission on top").format(
+                percent=_percent(level.of_commission)
+            )
+        )
     if level.per_unit:
         parts.append(
             gettext("{amount} a unit").format(amount=_exact_money(level.per_unit, currency))
@@ -219,8 +223,19 @@ def _caps(plan: Plan, gettext: Gettext) -> list[str]:
         found.append(
             gettext("at most {amount} per publisher and {window}").format(
                 amount=_money(plan.publisher_cap_minor, plan.currency),
-                window=_window(plan.cap_window, 0, gettext),
+                window=_window(plan.caps.window, 0, gettext),
             )
+        )
+    if plan.caps.publisher_count is not None:
+        found.append(
+            gettext("at most {count} paid orders per publisher and {window}").format(
+                count=plan.caps.publisher_count,
+                window=_window(plan.caps.window, 0, gettext),
+            )
+        )
+    if plan.caps.budget_count is not None:
+        found.append(
+            gettext("at most {count} paid orders in all").format(count=plan.caps.budget_count)
         )
     if plan.budget_minor is not None:
         found.append(
@@ -232,6 +247,10 @@ def _caps(plan: Plan, gettext: Gettext) -> list[str]:
 def _window(window: str, rolling_days: int, gettext: Gettext) -> str:
     if rolling_days:
         return gettext("rolling {days} days").format(days=rolling_days)
+    span = campaign_of(window)
+    if span is not None:
+        start, end = (one.date().isoformat() for one in span)
+        return gettext("campaign from {start} to {end}").format(start=start, end=end)
     return gettext(_WINDOWS[window])
 
 

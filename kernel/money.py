@@ -121,15 +121,16 @@ def round_fraction(value: Fraction | int, mode: RoundingMode = "half_up") -> int
     return -rounded if value < 0 else rounded
 
 
-def sum_exact(values: Iterable[Fraction]) -> Fraction:
+def sum_exact(values: Iterable[int | Fraction]) -> Fraction:
     """The sum of exact amounts. Whole ones, which nearly all are, are added as whole numbers."""
-    whole, rest = 0, None
+    whole = 0
+    rest: int | Fraction | None = None
     for value in values:
         if value.denominator == 1:
             whole += value.numerator
         else:
             rest = value if rest is None else rest + value
-    return Fraction(whole) if rest is None else rest + whole
+    return Fraction(whole if rest is None else rest + whole)
 
 
 def allocate(total_minor: int, weights: Sequence[int | Fraction]) -> list[int]:

@@ -44,6 +44,11 @@ def tiers(mode: str, measure: str, levels: list[dict[str, Any]], **more: Any) ->
 FLAT = {"id": "flat", "pay": {"percent": "3.33"}}
 GERMANY = {"id": "de", "when": {"country": ["DE"]}, "pay": {"fixed_minor": 70, "per": "order"}}
 FIRST = {"id": "first", "kind": "bonus", "pay": {"fixed_minor": 77, "once_per_publisher": True}}
+CAMPAIGN = {
+    "window": "campaign",
+    "start": (START + timedelta(days=10)).isoformat(),
+    "end": (NOW + timedelta(days=5)).isoformat(),
+}
 ORDER = tiers("order", "order_total", LEVELS, window="order")
 PLANS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "flat": ([FLAT, GERMANY], {}),
@@ -63,6 +68,14 @@ PLANS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "budget": ([FLAT], {"caps": {"budget_minor": 900}}),
     "cap": ([FLAT], {"caps": {"per_publisher_window_minor": 500, "window": "calendar_month"}}),
     "coupons": ([tiers("graduated", "sales", LEVELS)], {"suppressed_coupons": ["STAFF"]}),
+    "graduated of days": ([tiers("graduated", "units", STEPS, window="rolling_20d")], {}),
+    "campaign": ([FLAT, tiers("volume", "count", STEPS, **CAMPAIGN) | {"priority": 1}], {}),
+    "bonus by levels": ([FLAT, tiers("graduated", "sales", LEVELS) | {"kind": "bonus"}], {}),
+    "bonus by volume": ([FLAT, tiers("volume", "count", STEPS) | {"kind": "bonus"}], {}),
+    "cap of orders": (
+        [tiers("graduated", "sales", LEVELS)],
+        {"caps": {"per_publisher_window_count": 2, "window": "calendar_month"}},
+    ),
     "graduated, later other levels": ([tiers("graduated", "sales", LEVELS)], {}),
     "graduated, later volume": ([tiers("graduated", "sales", LEVELS)], {}),
     "volume, later graduated": ([tiers("volume", "count", STEPS)], {}),

@@ -93,10 +93,11 @@ PROGRAM = {"currency": "EUR", "regions": {"DACH": ["DE", "AT", "CH"], "EU": ["DE
         (base(when={"sku": []}), "rules[0].when.sku", "names at least one value"),
         (base(kind="assist"), "rules[0].kind", "not supported"),
         (
-            {"id": "b", "kind": "bonus", "pay": {"percent": "1"}, "caps": {"per_order_minor": 1}},
-            "rules[0].caps",
-            "not supported",
+            {"id": "b", "kind": "bonus", "pay": {"percent": "1", "window": "lifetime"}},
+            "rules[0].pay.window",
+            "only with threshold_minor or once_per_publisher",
         ),
+        (base(pay={"percent_of_commission": "1"}), "rules[0].pay", "pays nothing it names"),
         (
             base(effective_from="2026-02-01", effective_to="2026-02-01"),
             "rules[0].effective_to",
@@ -109,19 +110,47 @@ PROGRAM = {"currency": "EUR", "regions": {"DACH": ["DE", "AT", "CH"], "EU": ["DE
         ),
         (
             base(tiers=tiers({"from": 5, "percent": "1"}, {"from": 5, "percent": "2"})),
-            "rules[0].tiers.levels",
-            "must rise by 'from', each level once",
+            "rules[0].tiers.levels[1].from",
+            "must be above 5, where the level before begins",
         ),
         (base(tiers=tiers()), "rules[0].tiers.levels", "names at least one level"),
         (
-            base(tiers=tiers({"from": 0, "percent": "1"}, window="rolling_30d")),
+            base(tiers=tiers({"from": 0, "percent": "1"}, window="rolling_0d")),
             "rules[0].tiers.window",
-            "rolling with graduated: not supported",
+            "rolling over 1 to 366 days",
         ),
         (
             base(tiers=tiers({"from": 0, "percent": "1"}, window="campaign")),
+            "rules[0].tiers.start",
+            "missing",
+        ),
+        (
+            base(tiers=tiers({"from": 0, "percent": "1"}, window="fortnight")),
             "rules[0].tiers.window",
             "not supported",
+        ),
+        (
+            base(tiers=tiers({"from": 0, "percent": "1"}, mode="status", window="lifetime")),
+            "rules[0].tiers.window",
+            "status needs the window before, and lifetime has none",
+        ),
+        (
+            base(tiers=tiers({"from": 0, "percent": "1"}, mode="order", measure="units")),
+            "rules[0].tiers.window",
+            "an order tier looks at its own order: must be order",
+        ),
+        (
+            base(
+                effective_to="2026-01-01",
+                tiers=tiers(
+                    {"from": 0, "percent": "1"},
+                    window="campaign",
+                    start="2026-02-01",
+                    end="2026-03-01",
+                ),
+            ),
+            "rules[0].effective_to",
+            "the rule is never in force while its campaign is",
         ),
         (
             base(tiers=tiers({"from": 0, "percent": "1"}, scope=["site"])),
@@ -150,7 +179,9 @@ def test_a_rule_the_engine_cannot_keep_is_refused(
         ("rounding", "up", "rounding", "not supported"),
         ("regions", {"EU": ["XX"]}, "regions.EU", "unknown country: XX"),
         ("country_basis", ["ip"], "country_basis", "names fields 'country' or 'country_...'"),
-        ("rate_clock", "shipped", "rate_clock", "unknown field"),
+        ("rate_clock", "invoiced", "rate_clock", "not supported"),
+        ("caps", {"per_publisher_window_count": 1}, "caps.window", "missing"),
+        ("caps", {"budget_minor": 1, "window": "campaign"}, "caps.start", "missing"),
         ("caps", {"per_publisher_window_minor": 1}, "caps.window", "missing"),
         ("fx", {"pivot": "USD", "rates": {"2026-01-02": {"GBP": "0.8"}}}, "fx.rates", "2026-01-02"),
     ],
@@ -184,7 +215,12 @@ def test_rules_may_stand_inside_the_document() -> None:
 def test_a_tie_only_ids_decide_is_refused_for_a_new_plan_and_kept_for_an_old_one() -> None:
     rules = [base("b", when={"region": ["EU"]}), base("a", when={"region": ["DACH"]})]
     found = problems(PROGRAM, rules)
-    assert found == {"rules[0]": "ambiguous with rule a: same priority and specificity"}
+    assert found == {
+        "rules[0]": (
+            "ambiguous: rules a and b have the same priority 0 and specificity, "
+            "and both match country DE"
+        )
+    }
     old = parse_plan(PROGRAM, rules, publishing=False)
     assert old.warnings == tuple(found.items())
     assert [rule.id for rule in old.base_rules] == ["a", "b"]
@@ -209,7 +245,26 @@ def test_rules_that_never_meet_or_are_ordered_are_no_tie(
 
 def test_a_tie_a_later_start_decides_is_a_warning() -> None:
     plan = parse_plan(PROGRAM, [base("a"), base("b", effective_from="2026-02-01")])
-    assert plan.warnings == (("rules[0]", "ambiguous with rule b: same priority and specificity"),)
+    assert plan.warnings == (
+        (
+            "rules[0]",
+            (
+                "ambiguous: rules b and a have the same priority 0 and specificity, "
+                "and both match every order"
+            ),
+        ),
+    )
+
+
+def test_a_tie_says_what_both_rules_match() -> None:
+    when = {"category": ["books", "music"], "publisher_group": ["gold"], "min_order_minor": 1}
+    other = {"category": ["music", "toys"], "publisher_group": ["gold"], "min_order_minor": 5}
+    assert problems(PROGRAM, [base("a", when=when), base("b", when=other)]) == {
+        "rules[1]": (
+            "ambiguous: rules a and b have the same priority 0 and specificity, and both "
+            "match publisher_group gold, category music, orders within the bounds of both"
+        )
+    }
 
 
 def test_rule_versions_follow_the_time_of_occurrence_and_ends_are_exclusive() -> None:

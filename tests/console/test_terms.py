@@ -84,3 +84,30 @@ def test_bonuses_regions_and_caps_are_named() -> None:
     ]
     assert found.regions == (("EU", "DE, FR"),)
     assert found.caps == ("budget of 10,000.00 EUR",)
+
+
+def test_campaigns_caps_of_orders_and_bonuses_by_levels_are_named() -> None:
+    campaign = {"window": "campaign", "start": "2026-03-01", "end": "2026-04-01"}
+    levels = [{"from": 1, "percent_of_commission": "10"}, {"from": 3, "flat_minor": 500}]
+    found = _read(
+        {"id": "all", "pay": {"percent": "4"}},
+        {
+            "id": "more",
+            "kind": "bonus",
+            "tiers": {"mode": "graduated", "measure": "count", "levels": levels, **campaign},
+        },
+        {"id": "once", "kind": "bonus", "pay": {"percent": "2", "once_per_publisher": True}},
+        caps={"per_publisher_window_count": 5, "budget_count": 9, "window": "calendar_month"},
+    )
+
+    tiered, once = (rule for rule in found.rules if rule.is_bonus)
+    assert tiered.mode.endswith("measured in orders per campaign from 2026-03-01 to 2026-04-01")
+    assert [(level.start, level.pays) for level in tiered.levels] == [
+        ("1", "10 % of the commission on top"),
+        ("3", "5.00 EUR once on reaching the level"),
+    ]
+    assert once.pays == "2 % once per publisher"
+    assert found.caps == (
+        "at most 5 paid orders per publisher and calendar month",
+        "at most 9 paid orders in all",
+    )

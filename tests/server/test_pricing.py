@@ -44,10 +44,18 @@ def test_every_published_vector_is_computed_as_published(shared_data: Path) -> N
     assert [entry["id"] for entry in answer["vectors"]] == [
         entry["id"] for entry in document["vectors"]
     ]
-    assert [entry["id"] for entry in answer["vectors"] if not entry["ok"]] == []
-    assert [entry["id"] for entry in answer["allocations"] if not entry["ok"]] == []
-    assert (len(answer["vectors"]), len(answer["allocations"])) == (53, 5)
-    assert ok is all(entry["ok"] for entries in answer.values() for entry in entries)
+    wrong = [one["id"] for entries in answer.values() for one in entries if not one["ok"]]
+    assert (wrong, ok) == ([], True)
+    assert {name: len(entries) for name, entries in answer.items()} == {
+        "vectors": 53,
+        "allocations": 5,
+        "attribution": 10,
+        "schedules": 4,
+        "payouts": 8,
+        "fx": 2,
+        "ledger": 6,
+        "tlog": 1,
+    }
 
 
 def test_an_entry_comes_back_with_what_was_computed(vector: dict[str, Any]) -> None:
@@ -118,26 +126,43 @@ def test_an_allocation_is_compared() -> None:
     ]
 
 
-def test_a_section_of_a_later_version_is_not_ok_and_says_so(vector: dict[str, Any]) -> None:
-    answer, ok = pricing.run({"vectors": [vector], "fx": [{"id": "F1", "expect": 7}]})
+def test_a_section_that_is_not_known_is_not_ok_and_says_so(vector: dict[str, Any]) -> None:
+    answer, ok = pricing.run({"vectors": [vector], "dreams": [{"id": "F1", "expect": 7}]})
 
     assert not ok
-    assert answer["fx"] == [
+    assert answer["dreams"] == [
         {
             "id": "F1",
             "computed": None,
             "expect": 7,
             "ok": False,
-            "reason": "the section fx is not evaluated yet",
+            "reason": "the section dreams is not known",
         }
     ]
 
 
-def test_a_section_that_is_one_object_is_not_passed_over() -> None:
-    answer, ok = pricing.run({"tlog": {"leaves": []}})
+@pytest.mark.parametrize("section", [{"vectors": {}}, {"fx": 5}, {"tlog": None}, {"dreams": "x"}])
+def test_a_section_that_is_no_list_is_named(section: dict[str, Any]) -> None:
+    answer, ok = pricing.run(section)
 
     assert not ok
-    assert [(entry["id"], entry["ok"]) for entry in answer["tlog"]] == [("tlog", False)]
+    (entries,) = answer.values()
+    assert entries[0]["reason"] == "a section must be a list of entries"
+
+
+def test_what_only_a_term_says_is_carried_and_what_nobody_computes_is_not_ok() -> None:
+    rule = {"net_days": 1, "min_payout_minor": 1000}
+    entry = {"id": "S", "rule": rule, "input": {"created": "2026-01-01"}}
+    carried = {**entry, "expect": {"paid": "2026-01-02", "min_payout_minor": 1000}}
+    unsaid = {**carried, "rule": {"net_days": 1}}
+    other = {**entry, "expect": {"paid": "2026-01-02", "colour": "blue"}}
+
+    answer, ok = pricing.run({"schedules": [carried, unsaid, other]})
+
+    assert not ok
+    assert [one["ok"] for one in answer["schedules"]] == [True, True, False]
+    assert answer["schedules"][1]["not_computed"] == ["min_payout_minor"]
+    assert answer["schedules"][2]["reason"] == "expects what is not computed: colour"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +191,8 @@ def test_an_expectation_of_another_shape_is_named(
         (5, "an entry must be an object"),
         ({"id": "A", "total_minor": "5", "weights": [1]}, "TypeError"),
         ({"id": "A", "total_minor": 5, "weights": []}, "MoneyError"),
+        ({"id": "A", "total_minor": 5, "weights": [0.5]}, "TypeError: weights"),
+        ({"id": "A", "total_minor": 5, "weights": [1], "method": "dice"}, "ValueError: method"),
     ],
 )
 def test_an_allocation_of_another_shape_is_named(entry: Any, reason: str) -> None:
