@@ -253,9 +253,10 @@ def _booking_sentences(
         "total": format_amount(booking["total_minor"], currency),
         "currency": currency,
     }
-    yield (_OPENINGS.get(booking["kind"], _OPENING), facts)
+    yield _opening(booking, event, facts)
     if event.get("said"):
-        yield "The advertiser said: {said}", {"said": event["said"]}
+        said = _SAID_BY_NETWORK if booking["kind"] == "rerate" else _SAID
+        yield said, {"said": event["said"]}
     if event.get("kind") == "refund" and event.get("amount_minor"):
         order_currency = booking.get("order_currency", currency)
         amount = format_amount(event["amount_minor"], order_currency)
@@ -285,6 +286,24 @@ def _booking_sentences(
         )
 
 
+def _opening(
+    booking: Mapping[str, Any], event: Mapping[str, Any], facts: dict[str, Any]
+) -> _Sentence:
+    if booking["kind"] != "rerate":
+        return _OPENINGS.get(booking["kind"], _OPENING), facts
+    before, after = event.get("plan_before"), event.get("plan_after")
+    if before == after or after is None:
+        return _OPENING, facts
+    if before is None:
+        return _FIRST_RATED, {**facts, "after": after["version"]}
+    return _OPENINGS["rerate"], {**facts, "before": before["version"], "after": after["version"]}
+
+
+_SAID = "The advertiser said: {said}"
+_SAID_BY_NETWORK = "The network said: {said}"
+_FIRST_RATED = (
+    "{date}: rated by version {after} of the plan, which was published later: {delta} {currency}."
+)
 _OPENING = "{date}: a change of {delta} {currency}, {total} {currency} in total."
 _OPENINGS = {
     "accrue": "{date}: booked {delta} {currency}.",
@@ -295,6 +314,8 @@ _OPENINGS = {
     "hold": "{date}: put on hold.",
     "release": "{date}: released from hold.",
     "void": "{date}: declined by the network: {delta} {currency}.",
+    "rerate": "{date}: rated again by version {after} of the plan instead of version {before}: "
+    "{delta} {currency}, {total} {currency} in total.",
     "tier_true_up": "{date}: another order moved the tier: {delta} {currency}, "
     "{total} {currency} in total.",
 }

@@ -272,6 +272,7 @@ def plan(
     of: Program,
     *rules: dict[str, Any],
     effective_from: datetime | None = None,
+    waiver: str = "",
     **document: Any,
 ) -> PlanVersion:
     """A published plan of these rules, 10 % of everything when there are none."""
@@ -283,4 +284,5 @@ def plan(
         effective_from=effective_from or NOW - timedelta(days=365),
         actor="usr_manager",
         now=NOW,
+        waiver=waiver,
     )
