@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 import commissions
-from commissions import accruals, explanations
+from commissions import accruals, explanation_words, explanations, losers, tier_standing
 from commissions.reasons import Reason
 from kernel.database import unit_of_work
 from kernel.errors import NotFound
@@ -59,11 +59,13 @@ def test_every_booking_of_a_commission_is_told_in_words(engine: Engine) -> None:
             "2026-03-10: booked 5.00 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 1.",
             "Line 1: 5 % of 100.00 EUR.",
             "Line 1: that is 5.00 EUR, exactly.",
             "2026-03-10: another order moved the tier: 7.35 EUR, 12.35 EUR in total.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 2.",
             "Line 1: 12.345 % of 100.00 EUR.",
             "Line 1: exactly 12.345 EUR, rounded half up to 12.35 EUR.",
             "2026-03-10: after a refund -4.12 EUR, 8.23 EUR remain.",
@@ -71,6 +73,7 @@ def test_every_booking_of_a_commission_is_told_in_words(engine: Engine) -> None:
             "Refunded: 33.33 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 2.",
             "Line 1: 12.345 % of 66.67 EUR.",
             "Line 1: exactly 8.2304115 EUR, rounded half up to 8.23 EUR.",
             "The commission is 8.23 EUR; its status is pending.",
@@ -140,15 +143,19 @@ def test_another_publishers_order_is_not_named(sqlite_engine: Engine) -> None:
 
 
 def test_every_sentence_and_reason_is_translated() -> None:
-    tree = ast.parse(Path(explanations.__file__).read_text(encoding="utf-8"))
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    nodes = [
+        node
+        for module in (explanation_words, losers, tier_standing)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    ]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     messages = {
         node.value
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and id(node) not in docstrings
-        and re.match(r"[A-Z][a-z]+[ :].|\{date\}", node.value)
+        and re.match(r"[A-Z1][a-z]*[ :].|\{(date|missing)\} ?", node.value)
     }
     messages |= {reason.sentence for reason in Reason}
     chinese = catalogue(commissions.__name__, "zh-Hans")
@@ -186,11 +193,73 @@ def test_fixed_amounts_and_slices_are_told_as_people_reckon(sqlite_engine: Engin
 
         told = explanations.words(explanations.explain(session, MANAGER, sliced.id), "en")
 
-        assert told[4:7] == [
+        assert told[2] == "Its country is DE, by the advertiser's report."
+        assert told[5:9] == [
             "Line 1: 5 % of 60.00 EUR.",
             "Line 1: 7.5 % of 40.00 EUR.",
             "Line 1: that is 6.00 EUR, exactly.",
+            "Line 1: rule fixed does not match: country is DE.",
         ]
         for_brazil = explanations.explain(session, MANAGER, fixed.id)
         assert "Line 1: 3.50 EUR, fixed." in explanations.words(for_brazil, "en")
         assert "第 1 行：固定金额 3.50 EUR。" in explanations.words(for_brazil, "zh-Hans")
+
+
+def test_what_decided_besides_the_rates_is_told(sqlite_engine: Engine) -> None:
+    rates = {"pivot": "EUR", "rates": {"2026-03-09": {"USD": "1.25"}, "2026-03-11": {"USD": "2"}}}
+    with unit_of_work(sqlite_engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(
+            session,
+            program,
+            {"id": "all", "pay": {"percent": "10"}},
+            {"id": "books", "pay": {"percent": "9"}, "when": {"category": ["books"]}},
+            {"id": "first", "pay": {"percent": "8"}, "priority": 1},
+            fx=rates,
+            exclusive_coupons={"MINE": who.id},
+        )
+        items = [{"category": "books", "amount_minor": 10_000}]
+        sale = make.conversion(
+            session, program, who, currency="USD", coupon="MINE", items=items, country="US"
+        )
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+
+        told = explanations.explain(session, MANAGER, sale.id)
+
+        fx = {"from": "USD", "to": "EUR", "rate": "4/5", "date": "2026-03-09"}
+        assert told.bookings[0]["fx"] == fx
+        assert explanations.words(told, "en")[2:10] == [
+            "Its country is US, by the advertiser's report.",
+            "The coupon MINE belongs to the publisher who is paid.",
+            "1 USD is 0.8 EUR, by the rates of 2026-03-09.",
+            "Line 1: rule first pays it; it matches every order.",
+            "Line 1: 8 % of 80.00 EUR.",
+            "Line 1: that is 6.40 EUR, exactly.",
+            "Line 1: rule books loses to first: priority 1 over 0.",
+            "Line 1: rule all loses to first: priority 1 over 0.",
+        ]
+        assert "第 1 行：规则 all 让位于 first：优先级 1 高于 0。" in explanations.words(
+            told, "zh-Hans"
+        )
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("sku is a, b", "rule r does not match: sku is a, b"),
+        ("region is unknown", "rule r does not match: region is unknown"),
+        (
+            "outranked by x: publisher, category is more specific than every order",
+            "rule r loses to x: publisher, category is more specific than every order",
+        ),
+        ("outranked by x is y: its id comes first", "rule r loses to x is y, whose name"),
+        ("order total is over the maximum", "rule r does not match: the order is over its maximum"),
+        ("not in force when the order occurred", "rule r was not in force"),
+        ("something new", "rule r does not pay it: something new"),
+    ],
+)
+def test_reasons_of_losing_rules_are_sentences(reason: str, words: str) -> None:
+    message, values = losers.sentence(reason)
+    said = {name: ", ".join(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    assert words in message.format(line=1, rule="r", **said)
