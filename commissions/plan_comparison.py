@@ -23,7 +23,7 @@ from commissions.pay_comparison import (
 )
 from commissions.plan_document import Plan, Rule
 
-STEPS_MAX = 200_000
+STEPS_MAX = 50_000
 _GROUPS_MAX = 8
 _ORDER_DIMENSIONS = ("publisher", "coupon", "customer", "device", "site")
 _LINE_DIMENSIONS = ("sku", "category")

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from sqlmodel import Session
 
-from commissions import notices, plan_words, plans, tier_standing
+from commissions import notices, own_terms, plan_words, plans, tier_standing
 from commissions.models import PlanVersion
 from commissions.tier_standing import Standing
 from commissions.tiers import Level, Number
@@ -15,7 +15,7 @@ from kernel.http import Call, Endpoint, NoQuery
 from network import publishers
 from network.access import Actor, require
 from network.models import Program, Role
-from partner_api import lookups, terms
+from partner_api import lookups
 from partner_api.plans import WaiverView, waiver_view
 from partner_api.schemas import (
     Instant,
@@ -299,7 +299,7 @@ def _view(call: Call, program: Program, *, publisher_code: str | None) -> Progra
 
 
 def _summary(version: PlanVersion, actor: Actor) -> TermsSummary:
-    lowest, highest = terms.percents(_document(version, actor)) or (None, None)
+    lowest, highest = own_terms.percents(_document(version, actor)) or (None, None)
     return TermsSummary(
         version=version.version,
         effective_from=version.effective_from,
@@ -311,7 +311,7 @@ def _summary(version: PlanVersion, actor: Actor) -> TermsSummary:
 def _document(version: PlanVersion, actor: Actor) -> dict[str, Any]:
     if actor.role is not Role.PUBLISHER:
         return version.document
-    return terms.narrowed(version.document, actor.party_id)
+    return own_terms.narrowed(version.document, actor.party_id)
 
 
 ENDPOINTS = (

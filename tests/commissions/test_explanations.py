@@ -146,7 +146,7 @@ def test_every_sentence_and_reason_is_translated() -> None:
     nodes = [
         node
         for module in (explanation_words, losers, tier_standing)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
     ]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     messages = {

@@ -231,7 +231,7 @@ def test_a_draft_is_checked_without_being_published(sqlite_engine: Engine) -> No
         first = _publish(session, program)
         ends = NOW + timedelta(days=9)
         _publish(session, program, effective_from=ends)
-        facts = {"program_id": program.id, "effective_from": NOW, "now": NOW}
+        facts: dict[str, Any] = {"program_id": program.id, "effective_from": NOW, "now": NOW}
 
         good = plans.check(session, document=_rule("6"), **facts)
         tie = {"id": "b", "pay": {"percent": "9"}}

@@ -13,6 +13,7 @@ from commissions.periods import Period
 from commissions.rules import parse_plan
 from kernel.database import reading, unit_of_work
 from kernel.errors import InvalidInput
+from kernel.outbox import acquire
 from network.models import Program, Publisher
 from tests import make
 from tests.make import NOW
@@ -145,7 +146,7 @@ def test_a_job_belongs_to_one_worker_at_a_time(sqlite_engine: Engine) -> None:
         period = Period(program.id, START, END)
         document = draft({"id": "all", "pay": {"percent": "12"}})
         job = plan_jobs.add_simulation(session, period, document, actor="usr_m", now=NOW)
-        plan_jobs.acquire(session, f"plan-job:{job.id}", owner="first", seconds=60, now=NOW)
+        acquire(session, f"plan-job:{job.id}", owner="first", seconds=60, now=NOW)
 
     assert not plan_jobs.work(sqlite_engine, job.id, owner="second", clock=lambda: NOW)
     later = NOW + timedelta(seconds=61)
