@@ -170,6 +170,8 @@ def _booking(
     if actor.role is Role.PUBLISHER and "payees" in explained:
         own = {who: minor for who, minor in explained["payees"].items() if who == actor.party_id}
         explained["payees"] = own
+    if actor.role is Role.PUBLISHER and "lines" in explained:
+        explained["lines"] = [_own_line(line) for line in explained["lines"]]
     caused_by = explained.get("event", {}).get("because_of")
     if caused_by and not _may_see(session, actor, caused_by):
         explained["event"] = {**explained["event"], "because_of": None}
@@ -180,6 +182,13 @@ def _booking(
         "total_minor": one.total_minor,
         **explained,
     }
+
+
+def _own_line(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without the rules that are for other publishers only."""
+    foreign = ("publisher is ", "publisher_group is ")
+    kept = [one for one in line.get("losers", ()) if not one["reason"].startswith(foreign)]
+    return {**line, "losers": kept} if "losers" in line else line
 
 
 def _may_see(session: Session, actor: Actor, conversion_id: str) -> bool:

@@ -1,6 +1,7 @@
 """A program's plan: its versions on a time line, a draft to check, simulate, schedule, publish."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,8 @@ from network.models import Program
 
 VERSIONS_SHOWN: Final = 50
 _JOBS_SHOWN: Final = 5
+_RULE_AT: Final = re.compile(r"rules\[(\d{1,4})\]")
+_TIED_WITH: Final = re.compile(r"ambiguous with rule (.+): same priority and specificity")
 _ACTIONS: Final = frozenset({"check", "simulate", "publish"})
 
 
@@ -62,6 +65,7 @@ def _page(visit: Visit, program: Program, checked: Checked | None) -> Response:
         form={"document": _pretty(newest), **visit.form},
         checked=checked,
         problems=_problems(visit),
+        tied=lambda problem: _tied(visit, problem),
         too_soon=visit.problem if isinstance(visit.problem, NoticeTooShort) else None,
         notice_days=notices.days_at(visit.session, program.id, visit.now),
         earliest_at=notices.earliest(visit.session, program.id, visit.now),
@@ -91,6 +95,19 @@ def _row(
 
 def _problems(visit: Visit) -> list[FieldProblem]:
     return visit.problem.problems if isinstance(visit.problem, InvalidInput) else []
+
+
+def _tied(visit: Visit, problem: FieldProblem) -> list[str]:
+    """The two rules of a tie as they stand in the draft; nothing for another problem."""
+    place, named = _RULE_AT.fullmatch(problem.field), _TIED_WITH.match(problem.message)
+    try:
+        rules = json.loads(visit.form.get("document", ""))["rules"]
+        if place is None or named is None:
+            return []
+        other = next(rule for rule in rules if rule.get("id") == named[1])
+        return [_pretty(rules[int(place[1])]), _pretty(other)]
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return []
 
 
 def _pretty(document: Mapping[str, Any]) -> str:

@@ -243,6 +243,23 @@ def test_what_decided_besides_the_rates_is_told(sqlite_engine: Engine) -> None:
         )
 
 
+def test_rules_for_others_are_not_named_to_a_publisher(sqlite_engine: Engine) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who, other = make.publisher(session), make.publisher(session)
+        vip = {"id": "vip", "pay": {"percent": "90"}, "when": {"publisher": [other.id]}}
+        make.plan(session, program, vip, {"id": "all", "pay": {"percent": "10"}})
+        sale = make.conversion(session, program, who)
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+        mine = Actor("usr_p", Role.PUBLISHER, who.id, "Publisher")
+
+        by_manager = explanations.explain(session, MANAGER, sale.id)
+        by_publisher = explanations.explain(session, mine, sale.id)
+
+        assert "vip" in json.dumps(by_manager.bookings)
+        assert "vip" not in json.dumps(asdict(by_publisher))
+
+
 @pytest.mark.parametrize(
     ("reason", "words"),
     [

@@ -75,6 +75,10 @@ def test_a_draft_is_checked_at_its_paths(browser: Browser, world: World) -> None
     assert "Lower, or maybe lower" in checked.text
     assert "pays less" in checked.text
     assert len(published(world)) == 1
+    tie = document("5", rules=[{"id": one, "pay": {"percent": "5"}} for one in ("a", "b")])
+    tied = send(browser, world, "publish", document=tie)
+    assert "ambiguous with rule a" in tied.text
+    assert tied.text.count("<pre") == 2
 
 
 def test_an_advertiser_publishes_and_a_manager_may_waive_notice(
