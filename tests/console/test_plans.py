@@ -146,7 +146,7 @@ def test_a_re_rate_is_previewed_and_booked(browser: Browser, world: World) -> No
             now=clock.now(),
         )
     base = f"/programs/{world.program.id}/rerates"
-    facts = {"from": str(today - timedelta(days=60)), "to": str(today)}
+    facts: dict[str, Any] = {"from": str(today - timedelta(days=60)), "to": str(today)}
     short = browser.send(base, on=base, reason="typo", **facts)
     assert short.status_code == 400
     assert "Write 10 to 500 characters" in short.text
