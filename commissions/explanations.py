@@ -4,52 +4,27 @@
 nothing is computed again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlmodel import Session, col, select
 
-from commissions import fact_words, shares, statements, unconfirmed
+from commissions import shares, statements, unconfirmed
+from commissions.explanation_words import Explanation, words
 from commissions.models import (
     Booking,
     Commission,
-    CommissionStatus,
     CommissionStep,
     PlanVersion,
 )
-from commissions.reasons import sentence_of
 from commissions.statements import StatementLine
 from kernel.clock import to_rfc3339
 from kernel.errors import NotFound
-from kernel.i18n import translate
-from kernel.money import exponent_of, format_amount
 from network.access import Actor
 from network.models import Role
 
-_LINES_TOLD = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Plain data, ready for JSON: times RFC 3339, amounts in minor units beside a currency.
-
-    `commission` and `plan` are None where there is none. Each booking holds `kind`, `at`,
-    `delta_minor`, `total_minor` and what the rules said; each step `from`, `to`, `reason`, `at`.
-    """
-
-    conversion: dict[str, Any]
-    attribution: dict[str, Any] | None
-    commission: dict[str, Any] | None
-    plan: dict[str, Any] | None
-    bookings: list[dict[str, Any]]
-    steps: list[dict[str, Any]]
-    refunded_minor: int
-    status: str
-    reason: str
+__all__ = ["Explanation", "explain", "words"]
 
 
 def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
@@ -82,31 +57,6 @@ def explain(session: Session, actor: Actor, public_id: str) -> Explanation:
         status=line.status,
         reason=line.reason,
     )
-
-
-def words(explanation: Explanation, language: str, *, zone: str = "UTC") -> list[str]:
-    """The same as sentences in one of the languages, in the order things happened.
-
-    Days are those of the zone.
-    """
-    return [
-        translate("commissions", language, message, **_translated(values, language))
-        for message, values in _sentences(explanation, ZoneInfo(zone))
-    ]
-
-
-def _day(at: str, zone: ZoneInfo) -> str:
-    return datetime.fromisoformat(at).astimezone(zone).date().isoformat()
-
-
-def _translated(values: Mapping[str, Any], language: str) -> dict[str, Any]:
-    """Values that are words themselves are looked up too; names and figures are found as is."""
-    return {
-        name: ", ".join(translate("commissions", language, word) for word in value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in values.items()
-    }
 
 
 def _conversion(session: Session, line: StatementLine) -> dict[str, Any]:
@@ -219,6 +169,8 @@ def _booking(
 ) -> dict[str, Any]:
     if actor.role is Role.PUBLISHER:
         explained = shares.seen_by(explained, actor.party_id)
+        if "lines" in explained:
+            explained = {**explained, "lines": [_own_line(line) for line in explained["lines"]]}
     caused_by = explained.get("event", {}).get("because_of")
     if caused_by and not _may_see(session, actor, caused_by):
         explained["event"] = {**explained["event"], "because_of": None}
@@ -229,6 +181,13 @@ def _booking(
         "total_minor": figures[1],
         **explained,
     }
+
+
+def _own_line(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without the rules that are for other publishers only."""
+    foreign = ("publisher is ", "publisher_group is ")
+    kept = [one for one in line.get("losers", ()) if not one["reason"].startswith(foreign)]
+    return {**line, "losers": kept} if "losers" in line else line
 
 
 def _may_see(session: Session, actor: Actor, conversion_id: str) -> bool:
@@ -248,230 +207,3 @@ def _step(actor: Actor, one: CommissionStep) -> dict[str, Any]:
     }
     # Who decided is the network's own business; that and why it was decided is the publisher's.
     return {**step, "actor": one.actor} if actor.is_manager else step
-
-
-_Sentence = tuple[str, dict[str, Any]]
-
-
-def _sentences(explanation: Explanation, zone: ZoneInfo) -> Iterator[_Sentence]:
-    commission = explanation.commission
-    if commission is None:
-        yield "No commission: this order is not attributed to a publisher.", {}
-        return
-    currency = commission["currency"]
-    if explanation.plan is not None:
-        yield (
-            "Version {version} of the commission plan applies, in force since {since}.",
-            {
-                "version": explanation.plan["version"],
-                "since": _day(explanation.plan["effective_from"], zone),
-            },
-        )
-    for booking in explanation.bookings:
-        yield from _booking_sentences(booking, currency, zone)
-    yield from _share_sentences(commission, currency)
-    yield (
-        "The commission is {amount} {currency}; its status is {status}.",
-        {
-            "amount": format_amount(commission["amount_minor"], currency),
-            "currency": currency,
-            "status": (commission["status"],),
-        },
-    )
-    if explanation.reason:
-        yield "Reason {code}: {sentence}", _reason(explanation.reason)
-    if commission["waits_for_approval"]:
-        yield "Only a browser reported the order: the advertiser has to approve it.", {}
-    elif commission["status"] in {CommissionStatus.PENDING, CommissionStatus.APPROVED}:
-        yield "It becomes payable on {date}.", {"date": _day(commission["lock_at"], zone)}
-
-
-def _share_sentences(commission: Mapping[str, Any], currency: str) -> Iterator[_Sentence]:
-    if commission["share"] != "1":
-        yield (
-            "Several publishers share the order; this share is {share} of its commission.",
-            {"share": commission["share"]},
-        )
-    for part in commission["parts"]:
-        yield (
-            "The order is shared: {share} of it is {amount} {currency}.",
-            {
-                "share": part["share"],
-                "amount": format_amount(part["amount_minor"], currency),
-                "currency": currency,
-            },
-        )
-
-
-def _reason(code: str) -> dict[str, Any]:
-    return {"code": code, "sentence": (sentence_of(code),)}
-
-
-def _booking_sentences(
-    booking: Mapping[str, Any], currency: str, zone: ZoneInfo
-) -> Iterator[_Sentence]:
-    event = booking.get("event", {})
-    facts = {
-        "date": _day(booking["at"], zone),
-        "delta": format_amount(booking["delta_minor"], currency),
-        "total": format_amount(booking["total_minor"], currency),
-        "currency": currency,
-    }
-    yield (_OPENINGS.get(booking["kind"], _OPENING), facts)
-    if event.get("said"):
-        yield "The advertiser said: {said}", {"said": event["said"]}
-    if event.get("kind") == "refund" and event.get("amount_minor"):
-        order_currency = booking.get("order_currency", currency)
-        amount = format_amount(event["amount_minor"], order_currency)
-        yield "Refunded: {amount} {currency}.", {"amount": amount, "currency": order_currency}
-    lines = booking.get("lines", [])
-    yield from fact_words.sentences(booking, lines[:_LINES_TOLD])
-    for line in lines[:_LINES_TOLD]:
-        yield from _line_sentences(line, currency, booking.get("order_currency", currency))
-    if len(lines) > _LINES_TOLD:
-        yield "And {count} more lines.", {"count": len(lines) - _LINES_TOLD}
-    for bonus in booking.get("bonuses", []):
-        yield (
-            "Bonus rule {rule} adds {amount} {currency}.",
-            {
-                "rule": bonus["rule_id"],
-                "amount": format_amount(bonus["commission_minor"], currency),
-                "currency": currency,
-            },
-        )
-    for cut in booking.get("caps", []):
-        if "cap_count" in cut:
-            yield (
-                "Only {count} orders are paid; this one is above them.",
-                {"count": cut["cap_count"]},
-            )
-            continue
-        yield (
-            "A cap of {cap} {currency} limits it from {before} {currency}.",
-            {
-                "cap": format_amount(cut["cap_minor"], currency),
-                "before": format_amount(cut["from"], currency),
-                "currency": currency,
-            },
-        )
-
-
-_OPENING = "{date}: a change of {delta} {currency}, {total} {currency} in total."
-_OPENINGS = {
-    "accrue": "{date}: booked {delta} {currency}.",
-    "refund": "{date}: after a refund {delta} {currency}, {total} {currency} remain.",
-    "cancel": "{date}: the advertiser cancelled the order: {delta} {currency}.",
-    "decline": "{date}: the advertiser declined the order: {delta} {currency}.",
-    "approve": "{date}: the advertiser approved the order.",
-    "hold": "{date}: put on hold.",
-    "release": "{date}: released from hold.",
-    "rated": "{date}: there is an exchange rate now: booked {delta} {currency}.",
-    "void": "{date}: declined by the network: {delta} {currency}.",
-    "tier_true_up": "{date}: another order moved the tier: {delta} {currency}, "
-    "{total} {currency} in total.",
-}
-
-
-def _line_sentences(
-    line: Mapping[str, Any], currency: str, order_currency: str
-) -> Iterator[_Sentence]:
-    number = line["line"] + 1
-    if line["rule_id"] is None:
-        yield "Line {line}: no rule matches.", {"line": number}
-        return
-    yield (
-        "Line {line}: rule {rule} pays it; it matches {matched}.",
-        {"line": number, "rule": line["rule_id"], "matched": fact_words.matched_names(line)},
-    )
-    yield from fact_words.line_sentences(line, order_currency)
-    tier = line.get("tier")
-    if tier and "before" in tier:
-        yield (
-            "Line {line}: the counter of {measure} goes from {before} to {after}.",
-            {
-                "line": number,
-                "measure": (tier["measure"],),
-                **{at: _counter(tier, at, currency) for at in ("before", "after")},
-            },
-        )
-    for part in line.get("slices", []):
-        if part["level"] is not None:
-            yield from _slice_sentences(part, line, currency)
-    if line.get("fixed_minor"):
-        fixed = _major(str(line["fixed_minor"]), currency)
-        yield (
-            "Line {line}: {fixed} {currency}, fixed.",
-            {"line": number, "fixed": fixed, "currency": currency},
-        )
-    yield _rounding_sentence(line, currency)
-
-
-def _slice_sentences(
-    part: Mapping[str, Any], line: Mapping[str, Any], currency: str
-) -> Iterator[_Sentence]:
-    number, percent, unit = line["line"] + 1, Fraction(part["percent"]), Fraction(part["per_unit"])
-    if percent or not unit:
-        portion = Fraction(line["base_minor"]) * Fraction(part["share"])
-        yield (
-            "Line {line}: {percent} % of {base} {currency}.",
-            {
-                "line": number,
-                "percent": _decimal(percent),
-                "base": _major(str(portion), currency),
-                "currency": currency,
-            },
-        )
-    if unit:
-        yield (
-            "Line {line}: {unit} {currency} for each of {count} pieces.",
-            {
-                "line": number,
-                "unit": _major(str(unit), currency),
-                "count": _decimal(Fraction(line["qty"]) * Fraction(part["share"])),
-                "currency": currency,
-            },
-        )
-
-
-def _rounding_sentence(line: Mapping[str, Any], currency: str) -> _Sentence:
-    facts: dict[str, Any] = {
-        "line": line["line"] + 1,
-        "amount": format_amount(line["commission_minor"], currency),
-        "currency": currency,
-    }
-    if Fraction(line["exact"]) == line["commission_minor"]:
-        return "Line {line}: that is {amount} {currency}, exactly.", facts
-    mode = _ROUNDINGS[line.get("rounding", "half_up")]
-    return (
-        "Line {line}: exactly {exact} {currency}, rounded {rounding} to {amount} {currency}.",
-        {**facts, "exact": _major(line["exact"], currency), "rounding": (mode,)},
-    )
-
-
-_ROUNDINGS = {"half_up": "half up", "half_even": "half to even", "down": "down"}
-
-
-def _counter(tier: Mapping[str, Any], name: str, currency: str) -> str:
-    counted = tier["measure"] in {"count", "units"}
-    return str(tier[name]) if counted else f"{_major(tier[name], currency)} {currency}"
-
-
-def _major(minor: str, currency: str) -> str:
-    """Exact major units of an exact number of minor units, with the currency's decimals or more."""
-    exponent = exponent_of(currency)
-    return _decimal(Fraction(minor) / 10**exponent, at_least=exponent)
-
-
-def _decimal(value: Fraction, *, at_least: int = 0) -> str:
-    """All decimals where they end, a fraction where they never do."""
-    rest, places = value.denominator, 0
-    while rest % 10 == 0 or rest % 2 == 0 or rest % 5 == 0:
-        rest //= 10 if rest % 10 == 0 else 2 if rest % 2 == 0 else 5
-        places += 1
-    if rest != 1:
-        return str(value)
-    places = max(places, at_least)
-    scaled = abs(value) * 10**places
-    whole, decimals = divmod(scaled.numerator, 10**places)
-    sign = "-" if value < 0 else ""
-    return f"{sign}{whole}.{decimals:0{places}d}" if places else f"{sign}{whole}"

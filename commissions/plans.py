@@ -13,10 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from commissions import replays
+from commissions import notices, plan_comparison, replays
 from commissions.models import PlanVersion
+from commissions.plan_comparison import Finding
 from commissions.rules import Plan, PlanError, Rule, parse_plan
-from kernel.errors import FieldProblem, InvalidInput, NotFound
+from kernel.clock import to_rfc3339
+from kernel.errors import FieldProblem, InvalidInput, NotFound, Refused
 from network import documents, groups, programs
 from network.models import Program, Publisher
 from tracker.agents import Device
@@ -24,6 +26,7 @@ from tracker.fields import CUSTOMERS
 
 MAX_DOCUMENT_BYTES = 1_000_000
 _PARSED_MAX = 256
+_NAMED_MAX = 10
 # Plan versions never change, so what was parsed from one stays right for as long as it is kept.
 _parsed: dict[str, Plan] = {}
 
@@ -52,6 +55,89 @@ class VersionFacts:
     effective_from: datetime
 
 
+class NoticeTooShort(Refused):
+    """The version would lower what somebody can earn sooner than the program promises."""
+
+    code = "notice_too_short"
+    title = "Too soon for lower rates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A document that is not published: what is wrong with it, and what it would change.
+
+    It would be in force in [effective_from, ends), where now `replaced` is. `findings` compare the
+    two; `too_soon` are those that lower something before `earliest_at`, from when on the notice
+    period allows it. A document with problems is compared with nothing.
+    """
+
+    problems: tuple[FieldProblem, ...]
+    warnings: tuple[FieldProblem, ...]
+    effective_from: datetime
+    ends: datetime | None = None
+    replaced: VersionFacts | None = None
+    findings: tuple[Finding, ...] = ()
+    too_soon: tuple[Finding, ...] = ()
+    earliest_at: datetime
+
+    @property
+    def is_publishable(self) -> bool:
+        """Whether `publish` would take it without a waiver."""
+        return not self.problems and not self.too_soon
+
+
+def check(
+    session: Session,
+    *,
+    program_id: str,
+    document: Mapping[str, Any],
+    effective_from: datetime,
+    now: datetime,
+    allow_past: bool = True,
+) -> Draft:
+    """Everything there is to say about a document before it is published; nothing is written.
+
+    TooLarge for one with more than `MAX_DOCUMENT_BYTES`.
+    """
+    program = programs.get(session, program_id)
+    documents.check_size(document, bytes_max=MAX_DOCUMENT_BYTES, what="a plan document")
+    problems = _problems(session, document, program)
+    if effective_from.tzinfo is None:
+        problems.append(("effective_from", "timezone", "must say its offset from UTC"))
+    elif not allow_past and effective_from < now:
+        problems.append(("effective_from", "past", "must not lie in the past"))
+    earliest_at = notices.earliest(session, program_id, now)
+    if problems:
+        found = tuple(FieldProblem(*problem) for problem in problems)
+        return Draft(
+            problems=found, warnings=(), effective_from=effective_from, earliest_at=earliest_at
+        )
+    plan = parse_plan(document)
+    known = facts_of(session, program_id)
+    replaced = choose(known, effective_from)
+    starts = (one.effective_from for one in known if one.effective_from > effective_from)
+    ends = min(starts, default=None)
+    findings: tuple[Finding, ...] = ()
+    too_soon: tuple[Finding, ...] = ()
+    if replaced is not None:
+        before = parsed(session, replaced.id)
+        findings = plan_comparison.compare(before, plan, effective_from, ends)
+        promised = min(earliest_at, ends) if ends else earliest_at
+        too_soon = tuple(
+            plan_comparison.lowered(plan_comparison.compare(before, plan, effective_from, promised))
+        )
+    return Draft(
+        problems=(),
+        warnings=tuple(FieldProblem(path, "lint", text) for path, text in plan.warnings),
+        effective_from=effective_from,
+        ends=ends,
+        replaced=replaced,
+        findings=findings,
+        too_soon=too_soon,
+        earliest_at=earliest_at,
+    )
+
+
 def publish(
     session: Session,
     *,
@@ -60,23 +146,32 @@ def publish(
     effective_from: datetime,
     actor: str,
     now: datetime,
+    allow_past: bool = True,
+    waiver: str = "",
 ) -> PlanVersion:
     """Publish the next version of the program's plan, for orders from `effective_from` on.
 
-    InvalidInput names every problem by its path in the document and publishes nothing. Orders
-    already booked keep their version, even when `effective_from` lies before them.
+    InvalidInput names every problem by its path in the document, NoticeTooShort every rule that
+    lowers something too soon; then nothing is published. With a `waiver`, a reason that publishers
+    will read, it is published all the same. Orders already booked keep their version, even when
+    `effective_from` lies before them.
     """
-    program = programs.get(session, program_id)
     lock_program(session, program_id)
-    documents.check_size(document, bytes_max=MAX_DOCUMENT_BYTES, what="a plan document")
-    problems = _problems(session, document, program)
-    if effective_from.tzinfo is None:
-        problems.append(("effective_from", "timezone", "must say its offset from UTC"))
-    if problems:
-        raise InvalidInput(
-            [FieldProblem(field=path, rule=rule, message=text) for path, rule, text in problems]
-        )
-    return documents.publish(
+    draft = check(
+        session,
+        program_id=program_id,
+        document=document,
+        effective_from=effective_from,
+        now=now,
+        allow_past=allow_past,
+    )
+    if draft.problems:
+        raise InvalidInput(list(draft.problems))
+    if waiver:
+        waiver = notices.check_reason(waiver, field="notice_waiver")
+    if draft.too_soon and not waiver:
+        raise _too_soon(draft)
+    version = documents.publish(
         session,
         PlanVersion,
         prefix="pln",
@@ -87,6 +182,27 @@ def publish(
         actor=actor,
         now=now,
     )
+    if draft.too_soon:
+        notices.waive(
+            session,
+            version.id,
+            reason=waiver,
+            earliest_at=draft.earliest_at,
+            lowered=draft.too_soon,
+            actor=actor,
+            now=now,
+        )
+    return version
+
+
+def _too_soon(draft: Draft) -> NoticeTooShort:
+    named = sorted({one.before or one.path for one in draft.too_soon})
+    earliest_at = to_rfc3339(draft.earliest_at)
+    return NoticeTooShort(
+        f"lowers {', '.join(named[:_NAMED_MAX])} before {earliest_at}, the earliest date allowed",
+        earliest_at=earliest_at,
+        lowered=[notices.as_json(one) for one in draft.too_soon],
+    )
 
 
 def version_at(session: Session, program_id: str, at: datetime) -> PlanVersion | None:
@@ -94,9 +210,42 @@ def version_at(session: Session, program_id: str, at: datetime) -> PlanVersion |
     return documents.version_at(session, PlanVersion, program_id, at)
 
 
-def versions(session: Session, program_id: str) -> list[PlanVersion]:
-    """Every version of the program's plan, newest first."""
-    return documents.versions(session, PlanVersion, program_id)
+def versions(
+    session: Session,
+    program_id: str,
+    *,
+    before_version: int | None = None,
+    limit: int | None = None,
+) -> list[PlanVersion]:
+    """Versions of the program's plan, newest first; every one unless a limit is given."""
+    return documents.versions(
+        session, PlanVersion, program_id, before_version=before_version, limit=limit
+    )
+
+
+def next_after(session: Session, program_id: str, version: PlanVersion) -> PlanVersion | None:
+    """The version that follows this one, where one is published: its interval ends there."""
+    following = (
+        select(PlanVersion)
+        .where(
+            PlanVersion.program_id == program_id,
+            col(PlanVersion.effective_from) > version.effective_from,
+        )
+        .order_by(col(PlanVersion.effective_from), col(PlanVersion.version).desc())
+        .limit(1)
+    )
+    return session.exec(following).first()
+
+
+def get(session: Session, program_id: str, number: int) -> PlanVersion:
+    """A version of the program by its number; NotFound when there is none."""
+    query = select(PlanVersion).where(
+        PlanVersion.program_id == program_id, PlanVersion.version == number
+    )
+    found = session.exec(query).one_or_none()
+    if found is None:
+        raise NotFound("no such plan version", kind="plan_version")
+    return found
 
 
 def facts_of(session: Session, program_id: str) -> list[VersionFacts]:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     TEST = "test", "The order was a test."
     OTHER = "other", "The advertiser names another reason."
     TIER_CHANGED = "tier_changed", "A change of another order moved the tier of this one."
+    RERATED = "rerated", "The plan was corrected and the order was rated again."
     FRAUD_SUSPECTED = "fraud_suspected", "The order is on hold until a manager has looked at it."
     FRAUD_CONFIRMED = "fraud_confirmed", "A manager confirmed that the order is not genuine."
     NOT_POSITIVE = "not_positive", "There is nothing to pay once refunds are set off."

@@ -6,7 +6,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from console.terms import decimal_text
+from commissions.plan_words import decimal_text
 from console.words import N_
 from tracker.credit import MissingContributor, Model, Params
 from tracker.credit_terms import CustomerChoice, Preferred, Rule, Settings, Source, Terms, parse

@@ -4,8 +4,8 @@ from typing import Final
 
 from starlette.responses import Response
 
-from commissions import plans
-from console import credit_words, reads, terms
+from commissions import plan_words, plans
+from console import credit_words, reads
 from console.credit_words import CreditText
 from console.pages import View, Visit
 from network import programs
@@ -59,7 +59,9 @@ def _detail(visit: Visit) -> Response:
         program=program,
         advertisers=reads.advertiser_names(visit.session, {program.advertiser_id}),
         version=version,
-        terms=terms.read(version, visit.gettext) if version else None,
+        terms=plan_words.read(version.document, plan_words.gettext_of(visit.language))
+        if version
+        else None,
         members=reads.members(visit.session, program.id),
         attribution=attribution,
         credit=in_words(visit, program, attribution),

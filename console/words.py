@@ -64,6 +64,9 @@ LABELS: Final[dict[str, str]] = {
     "decline": N_("Refusal"),
     "accrue": N_("Accrual"),
     "tier_true_up": N_("Tier true-up"),
+    "rerate": N_("Rated again"),
+    "previewed": N_("Preview"),
+    "dismissed": N_("Let go"),
     "release": N_("Release from hold"),
     "void": N_("Declined by the network"),
     "postback": N_("Postback"),
@@ -258,6 +261,10 @@ def tone(code: str) -> str:
 
 
 _DONE: Final[dict[str, str]] = {
+    "plan_published": N_("The plan is published."),
+    "notice_set": N_("The notice period is promised."),
+    "rerate_confirmed": N_("The differences are being booked."),
+    "rerate_dismissed": N_("Nothing was booked."),
     "uploaded": N_("The file is taken in. Its rows are worked on now."),
     "signed_out": N_("You are signed out."),
     "flag_cleared": N_("The flag is cleared. The commission goes on."),
@@ -296,6 +303,11 @@ _PROBLEMS: Final[dict[str, str]] = {
     "link_code_taken": N_("Another short link has this code. Choose another one."),
     "not_joined": N_("You are not an approved member of this program; nothing was made."),
     "too_many_links": N_("You have as many short links as this network allows. Retire some."),
+    "notice_too_short": N_(
+        "The plan lowers what somebody can earn, sooner than promised. Nothing was published."
+    ),
+    "too_many_jobs": N_("So many jobs of this program wait as there may be. Try again later."),
+    "not_confirmable": N_("Only a preview can be confirmed or let go. Nothing was changed."),
     "coupon_taken": N_("A coupon with this code is in force in the same time. Nothing was added."),
     "too_many_secrets": N_("So many secrets are in force as there may be. Retire one first."),
     "unavailable": N_("The database does not answer. Nothing was changed; try again in a moment."),
@@ -321,6 +333,11 @@ _RULES: Final[dict[tuple[str, str], str]] = {
     ("from", "range"): N_("Hours of so long ago are not kept. Group by day."),
     ("from", "date"): N_("A date looks like 2026-03-10."),
     ("to", "date"): N_("A date looks like 2026-03-10."),
+    ("reason", "length"): N_("Write 10 to 500 characters that say why."),
+    ("notice_waiver", "length"): N_("Write 10 to 500 characters that say why."),
+    ("notice_days", "range"): N_("The notice period is 0 to 366 days."),
+    ("notice_days", "integer"): N_("The notice period is 0 to 366 days."),
+    ("from", "missing"): N_("Choose the first and the last day."),
     ("effective_from", "date"): N_("A day and time look like 2026-03-10T09:30."),
     ("effective_from", "past"): N_("Only a manager may publish rules for orders of the past."),
     ("window_hours", "range"): N_("The window is a whole number of hours, 1 to 8,760."),

@@ -1,5 +1,6 @@
 """Publishers and their memberships in programs."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -116,3 +117,9 @@ def programs_of(session: Session, publisher_id: str) -> list[Program]:
         .order_by(col(Program.name))
     )
     return list(session.exec(query))
+
+
+def codes_of(session: Session, publisher_ids: Sequence[str]) -> dict[str, str]:
+    """The codes of these publishers, by id."""
+    query = select(Publisher.id, Publisher.code).where(col(Publisher.id).in_(publisher_ids))
+    return dict(session.exec(query).all())

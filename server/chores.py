@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.engine import Engine
 from sqlmodel import col, select
 
-from commissions import accruals
+from commissions import accruals, plan_jobs
 from feeds import imports
 from feeds.models import FeedSource
 from kernel import log
@@ -114,6 +114,13 @@ def forget_uploads(engine: Engine, settings: Settings, *, owner: str, now: datet
                 return gone
         gone += batch
         let_others_write(engine)
+
+
+def work_plan_jobs(engine: Engine, *, owner: str, clock: plan_jobs.Clock) -> int:
+    """Do what simulations and re-rates have to do that nobody else is at; how many moved."""
+    with reading(engine) as session:
+        waiting = plan_jobs.waiting(session)
+    return sum(plan_jobs.work(engine, job_id, owner=owner, clock=clock) for job_id in waiting)
 
 
 def pull_feeds(engine: Engine, settings: Settings, *, owner: str, now: datetime) -> None:

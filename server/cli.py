@@ -208,6 +208,22 @@ def price(file: Path) -> None:
 
 
 @cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--program", required=True, help="Code or id of the program.")
+@click.option("--from", "first", required=True, help="First day, in the program's time zone.")
+@click.option("--to", "last", required=True, help="Last day, included.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def simulate(file: Path, program: str, first: str, last: str, *, as_json: bool) -> None:
+    """Play a draft plan over orders of the past, beside what was booked; nothing is written."""
+    from server import simulating  # noqa: PLC0415
+
+    configured = _settings()
+    with _engine(configured) as engine, _refusals():
+        found = simulating.run(engine, file, program=program, first=first, last=last)
+    simulating.show(found, as_json=as_json)
+
+
+@cli.command()
 @click.option("--replay", "only_replay", is_flag=True, help="Only replay what was booked.")
 @click.option("--program", "code", help="With --replay: only the orders of this program.")
 @click.option("--from", "first", help="With --replay: only orders from this day on, UTC.")

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 import commissions.models
+import commissions.plan_models
 import feeds.models
 import fraud.models
 import kernel.audit
@@ -26,6 +27,7 @@ MODULES = (
     tracker.rollup_models,
     fraud.models,
     commissions.models,
+    commissions.plan_models,
     feeds.models,
 )
 

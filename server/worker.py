@@ -76,6 +76,7 @@ app.conf.update(
         "sweep": {"task": "tallystick.sweep", "schedule": 15.0, "options": {"expires": 15}},
         "maintain": {"task": "tallystick.maintain", "schedule": 20.0, "options": {"expires": 20}},
         "forget": {"task": "tallystick.forget", "schedule": 3600.0, "options": {"expires": 3600}},
+        "plan_jobs": {"task": "tallystick.plan_jobs", "schedule": 3.0, "options": {"expires": 3}},
         "pull_feeds": {
             "task": "tallystick.pull_feeds",
             "schedule": 30.0,
@@ -137,6 +138,12 @@ def forget() -> None:
     """Drop what is remembered of customers, unmatched orders and files for longer than allowed."""
     chores.forget(_engine, _CONFIGURED, now=clock.now())
     chores.forget_uploads(_engine, _CONFIGURED, owner=_owner(), now=clock.now())
+
+
+@app.task(name="tallystick.plan_jobs")
+def plan_jobs() -> None:
+    """Play draft plans over the past, and rate orders again that a manager has confirmed."""
+    chores.work_plan_jobs(_engine, owner=_owner(), clock=clock.now)
 
 
 @app.task(name="tallystick.pull_feeds")

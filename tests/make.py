@@ -279,9 +279,13 @@ def plan(
     of: Program,
     *rules: dict[str, Any],
     effective_from: datetime | None = None,
+    waiver: str = "Tests set up what they need.",
     **document: Any,
 ) -> PlanVersion:
-    """A published plan of these rules, 10 % of everything when there are none."""
+    """A published plan of these rules, 10 % of everything when there are none.
+
+    It may begin in the past and lower what was there.
+    """
     listed = list(rules) or [{"id": "all", "pay": {"percent": "10"}}]
     return plans.publish(
         session,
@@ -290,4 +294,5 @@ def plan(
         effective_from=effective_from or NOW - timedelta(days=365),
         actor="usr_manager",
         now=NOW,
+        waiver=waiver,
     )

@@ -9,7 +9,15 @@ import pytest
 from sqlalchemy.engine import Engine
 
 import commissions
-from commissions import accruals, explanations, fact_words, fx_rates
+from commissions import (
+    accruals,
+    explanation_words,
+    explanations,
+    fact_words,
+    fx_rates,
+    losers,
+    tier_standing,
+)
 from commissions.accruals import Task
 from commissions.fx_rates import Quote
 from commissions.plan_document import DIMENSIONS
@@ -63,11 +71,13 @@ def test_every_booking_of_a_commission_is_told_in_words(engine: Engine) -> None:
             "2026-03-10: booked 5.00 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 1.",
             "Line 1: 5 % of 100.00 EUR.",
             "Line 1: that is 5.00 EUR, exactly.",
             "2026-03-10: another order moved the tier: 7.35 EUR, 12.35 EUR in total.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 2.",
             "Line 1: 12.345 % of 100.00 EUR.",
             "Line 1: exactly 12.345 EUR, rounded half up to 12.35 EUR.",
             "2026-03-10: after a refund -4.12 EUR, 8.23 EUR remain.",
@@ -75,6 +85,7 @@ def test_every_booking_of_a_commission_is_told_in_words(engine: Engine) -> None:
             "Refunded: 33.33 EUR.",
             "Line 1: rule volume pays it; it matches every order.",
             "Line 1: the counter of count goes from 0 to 1.",
+            "Line 1: the level is decided by 2.",
             "Line 1: 12.345 % of 66.67 EUR.",
             "Line 1: exactly 8.2304115 EUR, rounded half up to 8.23 EUR.",
             "The commission is 8.23 EUR; its status is pending.",
@@ -144,16 +155,19 @@ def test_another_publishers_order_is_not_named(sqlite_engine: Engine) -> None:
 
 
 def test_every_sentence_and_reason_is_translated() -> None:
-    files = (explanations.__file__, fact_words.__file__)
-    tree = ast.parse("\n".join(Path(one).read_text(encoding="utf-8") for one in files))
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    nodes = [
+        node
+        for module in (explanation_words, fact_words, losers, tier_standing)
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
+    ]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     messages = {
         node.value
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and id(node) not in docstrings
-        and re.match(r"[A-Z][a-z]+[ :].|\{date\}", node.value)
+        and re.match(r"[A-Z1][a-z]*[ :].|\{(date|missing)\} ?", node.value)
     }
     messages |= {reason.sentence for reason in Reason}
     messages |= {*fact_words.BASES.values(), *fact_words.WORDS, *DIMENSIONS}
@@ -192,10 +206,12 @@ def test_fixed_amounts_and_slices_are_told_as_people_reckon(sqlite_engine: Engin
 
         told = explanations.words(explanations.explain(session, MANAGER, sliced.id), "en")
 
-        assert told[4:7] == [
+        assert told[2] == "Its country is DE, by the advertiser's report."
+        assert told[5:9] == [
             "Line 1: 5 % of 60.00 EUR.",
             "Line 1: 7.5 % of 40.00 EUR.",
             "Line 1: that is 6.00 EUR, exactly.",
+            "Line 1: rule fixed does not match: country is DE.",
         ]
         for_brazil = explanations.explain(session, MANAGER, fixed.id)
         assert "Line 1: 3.50 EUR, fixed." in explanations.words(for_brazil, "en")
@@ -285,3 +301,79 @@ def test_groups_and_a_rate_that_came_later_are_told(sqlite_engine: Engine) -> No
             "Converted at the rate of 2026-03-10 (ecb): 1 USD is 2 EUR.",
             "When the order occurred, the publisher was in gold, silver.",
         ]
+
+
+def test_what_decided_besides_the_rates_is_told(sqlite_engine: Engine) -> None:
+    rates = {"pivot": "EUR", "rates": {"2026-03-09": {"USD": "1.25"}, "2026-03-11": {"USD": "2"}}}
+    with unit_of_work(sqlite_engine) as session:
+        program, who = make.program(session), make.publisher(session)
+        make.plan(
+            session,
+            program,
+            {"id": "all", "pay": {"percent": "10"}},
+            {"id": "books", "pay": {"percent": "9"}, "when": {"category": ["books"]}},
+            {"id": "first", "pay": {"percent": "8"}, "priority": 1},
+            fx=rates,
+            exclusive_coupons={"MINE": who.id},
+        )
+        items = [{"category": "books", "amount_minor": 10_000}]
+        sale = make.conversion(
+            session, program, who, currency="USD", coupon="MINE", items=items, country="US"
+        )
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+
+        told = explanations.explain(session, MANAGER, sale.id)
+
+        rate = {"value": "4/5", "day": "2026-03-09", "source": "plan"}
+        assert told.bookings[0]["rate"] == rate
+        assert explanations.words(told, "en")[2:9] == [
+            "Converted at the rate of 2026-03-09 (plan): 1 USD is 0.8 EUR.",
+            "The coupon MINE belongs to the publisher who is paid.",
+            "Line 1: rule first pays it; it matches every order.",
+            "Line 1: 8 % of 80.00 EUR.",
+            "Line 1: that is 6.40 EUR, exactly.",
+            "Line 1: rule books loses to first: priority 1 over 0.",
+            "Line 1: rule all loses to first: priority 1 over 0.",
+        ]
+        assert "第 1 行：规则 all 让位于 first：优先级 1 高于 0。" in explanations.words(
+            told, "zh-Hans"
+        )
+
+
+def test_rules_for_others_are_not_named_to_a_publisher(sqlite_engine: Engine) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        program = make.program(session)
+        who, other = make.publisher(session), make.publisher(session)
+        vip = {"id": "vip", "pay": {"percent": "90"}, "when": {"publisher": [other.id]}}
+        make.plan(session, program, vip, {"id": "all", "pay": {"percent": "10"}})
+        sale = make.conversion(session, program, who)
+        accruals.accrue(session, sale.id, hold_reason=None, now=NOW)
+        mine = Actor("usr_p", Role.PUBLISHER, who.id, "Publisher")
+
+        by_manager = explanations.explain(session, MANAGER, sale.id)
+        by_publisher = explanations.explain(session, mine, sale.id)
+
+        assert "vip" in json.dumps(by_manager.bookings)
+        assert "vip" not in json.dumps(asdict(by_publisher))
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("sku is a, b", "rule r does not match: sku is a, b"),
+        ("region is unknown", "rule r does not match: region is unknown"),
+        (
+            "outranked by x: publisher, category is more specific than every order",
+            "rule r loses to x: publisher, category is more specific than every order",
+        ),
+        ("outranked by x is y: its id comes first", "rule r loses to x is y, whose name"),
+        ("order total is over the maximum", "rule r does not match: the order is over its maximum"),
+        ("not in force when the order occurred", "rule r was not in force"),
+        ("something new", "rule r does not pay it: something new"),
+    ],
+)
+def test_reasons_of_losing_rules_are_sentences(reason: str, words: str) -> None:
+    message, values = losers.sentence(reason)
+    said = {name: ", ".join(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    assert words in message.format(line=1, rule="r", **said)

@@ -195,6 +195,7 @@ def test_the_owner_of_a_coupon_does_not_see_whose_click_it_was(api: Api, world: 
             effective_from=world.ordered_at + timedelta(minutes=1),
             actor="test",
             now=clock.now(),
+            waiver="The coupon was promised to its owner.",
         )
         conversion_id = add_conversion(
             session,

@@ -47,7 +47,7 @@ def source_id(api: Api, world: World) -> str:
 
 def lists(api: Api) -> list[Endpoint]:
     found = [each for each in api.endpoints if issubclass(each.query, PageQuery)]
-    assert len(found) == 14
+    assert len(found) == 17
     return found
 
 

@@ -64,6 +64,7 @@ def test_what_is_scheduled_exists(folder: Path) -> None:
         "tallystick.drain",
         "tallystick.forget",
         "tallystick.maintain",
+        "tallystick.plan_jobs",
         "tallystick.prune_rollups",
         "tallystick.pull_feeds",
         "tallystick.sweep",

@@ -1,26 +1,64 @@
 """Commission plans in words."""
 
-from datetime import UTC, datetime
+import ast
+from pathlib import Path
 from typing import Any
 
-from commissions.models import PlanVersion
-from console import terms
+import commissions
+from commissions import plan_words
+from kernel.i18n import catalogue
 
-NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
-
-def _read(*rules: dict[str, Any], **document: Any) -> terms.Terms:
-    version = PlanVersion(
-        id="pln_1",
-        program_id="prg_1",
-        version=1,
-        effective_from=NOW,
-        document={"currency": "EUR", "rules": list(rules), **document},
-        content_hash="",
-        published_by="usr_1",
-        published_at=NOW,
+def _read(*rules: dict[str, Any], **document: Any) -> plan_words.Terms:
+    return plan_words.read(
+        {"currency": "EUR", "rules": list(rules), **document}, lambda message: message
     )
-    return terms.read(version, lambda message: message)
+
+
+def test_every_word_has_its_chinese() -> None:
+    tree = ast.parse(Path(plan_words.__file__).read_text(encoding="utf-8"))
+    messages = {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"N_", "gettext"}
+        and isinstance(node.args[0], ast.Constant)
+    }
+    chinese = catalogue(commissions.__name__, "zh-Hans")
+
+    assert len(messages) > 40
+    assert [one for one in messages if chinese.gettext(str(one)) == one] == []
+
+
+def test_a_plan_is_told_in_sentences() -> None:
+    document = {
+        "currency": "EUR",
+        "rules": [
+            {"id": "all", "pay": {"percent": "2.5"}, "caps": {"per_order_minor": 500}},
+            {
+                "id": "books",
+                "when": {"category": ["books"]},
+                "tiers": {
+                    "mode": "volume",
+                    "measure": "count",
+                    "window": "calendar_month",
+                    "levels": [{"from": 1, "percent": "5"}, {"from": 9, "percent": "7"}],
+                },
+            },
+        ],
+        "caps": {"budget_minor": 100_000},
+    }
+
+    volume = "Volume: the level reached pays for everything in the window"
+    levels = "measured in orders per calendar month: 5 % from 1, 7 % from 9 for category books"
+    assert plan_words.tell(document, "en") == [
+        f"books: {volume}; {levels}",
+        "all: 2.5 % (at most 5.00 EUR an order) for every order",
+        "budget of 1,000.00 EUR",
+    ]
+    assert plan_words.tell({**document, "rules": []}, "en") == []
+    assert "2.5%" in plan_words.tell(document, "zh-Hans")[1]
 
 
 def test_rules_stand_in_order_of_choice_with_their_conditions() -> None:

@@ -1,17 +1,22 @@
-"""A commission plan in words: what each rule pays, to whom, and when. Reads the parsed plan."""
+"""A commission plan in words: what each rule pays, to whom, and when. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
-from commissions.models import PlanVersion
 from commissions.rules import Plan, Rule, parse_plan
 from commissions.tiers import Level, campaign_of
-from console.rendering import grouped
-from console.words import N_
-from kernel.money import exponent_of
+from kernel.i18n import catalogue
+from kernel.money import exponent_of, format_amount
 
 Gettext = Callable[[str], str]
+
+
+def N_(message: str) -> str:  # noqa: N802 - the name that catalogues look for
+    """Mark a sentence that is translated where it is used."""
+    return message
+
 
 _CONDITIONS = {
     "publisher": N_("publisher {values}"),
@@ -87,9 +92,40 @@ class Terms:
     caps: tuple[str, ...]
 
 
-def read(version: PlanVersion, gettext: Gettext) -> Terms:
-    """The published plan in words."""
-    plan = parse_plan(version.document, publishing=False)
+def read(document: Mapping[str, Any], gettext: Gettext) -> Terms:
+    """A plan document that was published, in words."""
+    return describe(parse_plan(document, publishing=False), gettext)
+
+
+def gettext_of(language: str) -> Gettext:
+    """The words of plans in a language."""
+    return catalogue("commissions", language).gettext
+
+
+def tell(document: Mapping[str, Any], language: str) -> list[str]:
+    """The rules of a document as sentences, best first; none where it has none for the reader."""
+    if not document.get("rules"):
+        return []
+    gettext = gettext_of(language)
+    found = read(document, gettext)
+    return [*(_sentence(rule, gettext) for rule in found.rules), *found.caps]
+
+
+def _sentence(rule: RuleText, gettext: Gettext) -> str:
+    levels = [
+        gettext("{pays} from {start}").format(pays=level.pays, start=level.start)
+        for level in rule.levels
+    ]
+    pays = rule.pays or f"{rule.mode}: {', '.join(levels)}"
+    applies = "; ".join(rule.conditions) or gettext("every order")
+    limits = f" ({'; '.join(rule.limits)})" if rule.limits else ""
+    return gettext("{rule}: {pays}{limits} for {orders}").format(
+        rule=rule.id, pays=pays, limits=limits, orders=applies
+    )
+
+
+def describe(plan: Plan, gettext: Gettext) -> Terms:
+    """A plan in words."""
     return Terms(
         plan=plan,
         rules=tuple(_rule(rule, plan, gettext) for rule in (*plan.base_rules, *plan.bonus_rules)),
@@ -259,7 +295,8 @@ def _percent(rate: Fraction) -> str:
 
 
 def _money(minor: int, currency: str) -> str:
-    return f"{grouped(minor, currency)} {currency}"
+    whole, point, decimals = format_amount(minor, currency).partition(".")
+    return f"{int(whole):,}{point}{decimals} {currency}"
 
 
 def _exact_money(minor: Fraction, currency: str) -> str:
