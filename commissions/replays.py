@@ -9,7 +9,7 @@ from its own version.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -160,8 +160,7 @@ _HAPPENED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(NamedTuple):
     """One event of one order. `line` is the advertiser's line number, None for the whole order."""
 
     conversion_id: str
@@ -184,8 +183,7 @@ class Fact:
     is_test: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """Who pays for a program's orders, in which currency, and how many days they wait."""
 
     advertiser_id: str
@@ -318,8 +316,12 @@ def size_of(prepared: Prepared) -> tuple[int, int]:
     if not prepared.counted:
         return 0, 0
     alive = [line for line in prepared.figures if line.alive]
-    base = sum_exact([line.net for line in alive])
-    return round_fraction(base), sum([line.qty for line in alive])
+    if len(alive) == len(prepared.figures):
+        base = prepared.total
+    else:
+        base = sum_exact([line.net for line in alive])
+    base_minor = base.numerator if base.denominator == 1 else round_fraction(base)
+    return base_minor, sum([line.qty for line in alive])
 
 
 def convertible(plan: Plan, order: Order) -> bool:
