@@ -84,13 +84,14 @@ class Counters:
         self._session = session
         self._before_reading = before_reading
         self._sums: dict[_Window, dict[str, _Sum]] = {}
+        self._summable: dict[tuple[str | None, str], Tiers | None] = {}
 
     def read_ahead(self, orders: Iterable[tuple[Plan, State, Sequence[CounterKey]]]) -> None:
         """Read what these orders will ask for, before anything is booked for them."""
         wanted: dict[_Window, dict[str, None]] = {}
         for plan, commission, keys in orders:
             for key in keys:
-                tiers = summable(plan, key)
+                tiers = self._tiers(plan, commission, key)
                 if tiers is not None:
                     window = _window(commission, tiers)
                     wanted.setdefault(window, {})[commission.publisher_id] = None
@@ -103,7 +104,7 @@ class Counters:
         They cannot where the columns do not hold what the rule counts, or where orders of another
         plan version are in the window.
         """
-        tiers = summable(plan, key)
+        tiers = self._tiers(plan, commission, key)
         if tiers is None:
             return None
         window = _window(commission, tiers)
@@ -129,6 +130,12 @@ class Counters:
             one.count -= _counts(base_minor, units)
             if before is None and commission.plan_version_id != window.version_id:
                 one.foreign += 1
+
+    def _tiers(self, plan: Plan, commission: State, key: CounterKey) -> Tiers | None:
+        rule = commission.plan_version_id, key.rule_id
+        if rule not in self._summable:
+            self._summable[rule] = summable(plan, key)
+        return self._summable[rule]
 
     def _read(self, window: _Window, publisher_ids: Sequence[str]) -> None:
         sums = self._sums.setdefault(window, {})

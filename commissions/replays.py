@@ -240,9 +240,10 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
     found: dict[str, tuple[Fact, Terms]] = {}
     for start in range(0, len(conversion_ids), IDS_MAX):
         asked = {"conversion_ids": list(conversion_ids[start : start + IDS_MAX])}
-        items = _by_order(session.execute(_INTAKE_ITEMS, asked))
-        parts = _by_order(session.execute(_INTAKE_SHARES, asked))
-        for row in session.execute(_INTAKE, asked):
+        # All at once: the driver is asked for every single row otherwise.
+        items = _by_order(session.execute(_INTAKE_ITEMS, asked).all())
+        parts = _by_order(session.execute(_INTAKE_SHARES, asked).all())
+        for row in session.execute(_INTAKE, asked).all():
             if row.attributed_id is None:
                 raise NotAttributed("the conversion has not been attributed yet")
             shared = _shares(parts[row.id], row.publisher_id) if row.id in parts else ()
@@ -257,7 +258,7 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
     story = Story()
-    items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
+    items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)).all())
     rows = session.execute(_BOOKED.where(*where)).all()
     parts = _booked_parts(session, [row.id for row in rows if row.share_denominator > 1])
     for row in rows:
