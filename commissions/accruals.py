@@ -7,7 +7,7 @@ are booked in batches (`batches.Batch`), with the result they would have one by 
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from commissions import conversion_rates, plans, replays, shares, states, tellin
 from commissions.batches import SYSTEM, Batch, Cause
 from commissions.bookings import Move
 from commissions.choosing import Prepared, subject_of
+from commissions.folding import Conversion as Opened
 from commissions.folding import changed, opened
 from commissions.models import Booking, Commission, CommissionStatus
 from commissions.order_events import Remaining, Share
@@ -77,8 +78,7 @@ class Task(NamedTuple):
     actor: str = SYSTEM
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """An order about to be booked, with what its plan makes of it before any counter is read.
 
     `prepared` is None without a plan that applies, or where only a replay can price the order.
@@ -110,7 +110,8 @@ def book(
     batch = Batch(session, now=now)
     batch.count(counted)
     every = list(dict.fromkeys(task.conversion_id for task in tasks))
-    batch.lock(_programs_of(session, every))
+    programs = {fact.program_id for fact, _ in orders.values()}
+    batch.lock(programs | _programs_of(session, [one for one in every if one not in orders]))
     booked = batch.read(every)
     changes = _changes(session, _ids(tasks, CHANGES))
     followed = {*changes, *_ids(tasks, RELEASE), *_ids(tasks, VOID), *rated}
@@ -273,15 +274,18 @@ def _arrivals(
 
 
 def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arrival | None:
+    if fact.is_test:
+        return None
     version = plans.choose(batch.repricing.published(fact.program_id), fact.order.at)
     plan = plans.parsed(batch.session, version.id) if version else None
-    payee, shared = fact.order.publisher, fact.order.shares
-    if plan:
-        subject = subject_of(plan, fact.order)
-        payee, shared = subject.publisher, subject.shares
-    if not payee or fact.is_test:
+    one, prepared = None, None
+    if plan is not None and _stands_alone(batch, plan, fact):
+        one, prepared = opened(plan, fact.order)
+    payee, shared = _payee(plan, fact, prepared)
+    if not payee:
         return None
     if payee != fact.order.publisher:
+        # Another is paid than the one whose click it was, and what was kept is not about them.
         order = replace(
             fact.order,
             publisher=payee,
@@ -289,23 +293,37 @@ def _arrival(batch: Batch, fact: Fact, terms: Terms, hold_reason: str) -> _Arriv
             publisher_groups=(),
             months_since_first=None,
         )
-        fact = replace(fact, order=order)
+        return _arrival(batch, replace(fact, order=order), terms, hold_reason)
     if plan is not None and not replays.convertible(plan, fact.order):
         fact = replace(fact, waits=True)
     commission = _blank(fact, terms, version.id if version else None, batch.now)
-    _share(commission, shared, batch.now)
-    if plan is None or not _stands_alone(batch, plan, fact):
+    if shared:
+        _share(commission, shared, batch.now)
+    if plan is None or one is None or prepared is None or depends_on_others(plan, prepared):
         return _Arrival(commission, fact, hold_reason, plan, None)
-    one, prepared = opened(plan, fact.order)
-    if depends_on_others(plan, prepared):
-        return _Arrival(commission, fact, hold_reason, plan, None)
-    if hold_reason:
-        one = replace(one, changes=((1, Change("hold", fact.order.id, batch.now)),))
-        prepared = changed(plan, one)
-    # A plan without counters has orders without sizes.
-    keys = tuple(sorted(prepared.sizes))
-    after = one.known(None) if one.changes else None
-    return _Arrival(commission, fact, hold_reason, plan, prepared, after, keys)
+    return _alone(batch, _Arrival(commission, fact, hold_reason, plan, prepared), plan, one)
+
+
+def _payee(
+    plan: Plan | None, fact: Fact, prepared: Prepared | None
+) -> tuple[str, tuple[Share, ...]]:
+    """For whom the order counts, and who shares it."""
+    if plan is None:
+        return fact.order.publisher, fact.order.shares
+    subject = prepared.subject if prepared is not None else subject_of(plan, fact.order)
+    return subject.publisher, subject.shares
+
+
+def _alone(batch: Batch, arrival: _Arrival, plan: Plan, one: Opened) -> _Arrival:
+    """An order that its counters price."""
+    if arrival.hold_reason:
+        held = Change("hold", arrival.fact.order.id, batch.now)
+        one = replace(one, changes=((1, held),))
+        arrival = arrival._replace(prepared=changed(plan, one), after=one.known(None))
+    if arrival.prepared is None or not arrival.prepared.sizes:
+        # A plan without counters has orders without sizes.
+        return arrival
+    return arrival._replace(keys=tuple(sorted(arrival.prepared.sizes)))
 
 
 def _stands_alone(batch: Batch, plan: Plan, fact: Fact) -> bool:
@@ -338,7 +356,7 @@ def _blank(fact: Fact, terms: Terms, version_id: str | None, now: datetime) -> S
 
 
 def _share(commission: State, shared: Sequence[Share], now: datetime) -> None:
-    """Make it one of several, each with its part; nothing where it is the only one."""
+    """Make it one of several, each with its part."""
     others: list[State] = []
     for position, (publisher_id, weight) in enumerate(shares.fractions(shared)):
         one = commission

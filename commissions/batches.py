@@ -7,9 +7,8 @@ would have booked one transaction each.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session, col
@@ -36,15 +35,14 @@ TRUE_UP = "tier_true_up"
 _BOOKED = sa.select(col(Booking.explanation)).where(col(Booking.key) == sa.bindparam("key"))
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """An event to be booked: its key, and the reason a commission that falls by it carries."""
 
     key: str
     kind: str
     reason: str = ""
     actor: str = SYSTEM
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = {}
 
 
 class Batch:
@@ -153,15 +151,14 @@ class Batch:
         explanation = {**(priced.explanation if priced else {}), "event": event}
         total_minor, uncapped_minor = _figures(priced)
         uncapped = commission.split(uncapped_minor)
-        for at, part_minor in enumerate(commission.split(total_minor)):
-            one = commission.everyone[at]
+        for one, part_minor in zip(commission.everyone, commission.split(total_minor), strict=True):
+            one.uncapped_minor = uncapped[one.part]
             status: str = CommissionStatus.PENDING
             if one.status:
                 # One that comes in is pending at first, whatever else is known of it.
                 status = next_status(one.status, repriced.remaining, cause.kind)
             status = status_when_priced(status, priced)
             reason = self._next_reason(one, repriced, status, cause, part_minor)
-            one.uncapped_minor = uncapped[at]
             move = Move(
                 one,
                 _key(cause.key, one),
@@ -170,7 +167,7 @@ class Batch:
                 status,
                 reason,
                 cause.actor,
-                explanation if at == 0 else {"of": cause.key, "event": event},
+                {"of": cause.key, "event": event} if one.part else explanation,
             )
             self._sheet.add(move, of=commission)
 
@@ -179,13 +176,13 @@ class Batch:
         key = f"{cause.key}:{commission.conversion_id}"
         event = {"kind": TRUE_UP, "because_of": because_of.conversion_id}
         uncapped = commission.split(priced.uncapped_minor)
-        for at, part_minor in enumerate(commission.split(priced.commission_minor)):
-            one = commission.everyone[at]
+        parts = commission.split(priced.commission_minor)
+        for one, part_minor in zip(commission.everyone, parts, strict=True):
             status = status_when_priced(one.status, priced)
             reason = reason_after_true_up(
                 status, one.reason, one.amount_minor, priced, part_minor=part_minor
             )
-            one.uncapped_minor = uncapped[at]
+            one.uncapped_minor = uncapped[one.part]
             move = Move(
                 one,
                 _key(key, one),
@@ -194,7 +191,7 @@ class Batch:
                 status,
                 reason,
                 cause.actor,
-                {**priced.explanation, "event": event} if at == 0 else {"of": key, "event": event},
+                {"of": key, "event": event} if one.part else {**priced.explanation, "event": event},
             )
             self._sheet.add(move, of=commission)
 

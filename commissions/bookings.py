@@ -1,9 +1,8 @@
 """Writes what events made of commissions: bookings, steps and ledger transactions, together."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -40,8 +39,7 @@ _STEP = bulk.Insert(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """A commission with what it becomes: its new total, status and reason, and why.
 
     `key` names the event and is unique; `kind` empty means that only the status moves, which
@@ -55,7 +53,7 @@ class Move:
     status: str
     reason: str
     actor: str
-    explanation: Mapping[str, Any] = field(default_factory=dict)
+    explanation: Mapping[str, Any] = {}
 
 
 class Sheet:
@@ -69,8 +67,8 @@ class Sheet:
         self._now = now
         self._opened: dict[str, State] = {}
         self._changed: dict[str, State] = {}
-        self._bookings: list[dict[str, Any]] = []
-        self._steps: list[dict[str, Any]] = []
+        self._bookings: list[tuple[Any, ...]] = []
+        self._steps: list[tuple[Any, ...]] = []
         self._entries: list[ledger.Entry] = []
         self._earned: dict[str, State] = {}
         self._counted: set[str] = set()
@@ -124,8 +122,8 @@ class Sheet:
             return
         states.insert(self._session, self._opened.values())
         states.update(self._session, self._changed.values())
-        _BOOK(self._session, self._bookings)
-        _STEP(self._session, self._steps)
+        _BOOK.rows(self._session, self._bookings)
+        _STEP.rows(self._session, self._steps)
         ledger.post_many(self._session, self._entries, actor="", now=self._now)
         self._expire({*self._opened, *self._changed})
         for kept in (self._opened, self._changed, self._earned):
@@ -150,30 +148,26 @@ def _earned(commission: State) -> rollup_orders.Earned:
     return rollup_orders.Earned(commission.currency, commission.amount_minor, others)
 
 
-def _booking(move: Move, delta_minor: int, now: datetime) -> dict[str, Any]:
-    return {
-        "id": new_id("bkg", at=now),
-        "key": move.key,
-        "conversion_id": move.commission.conversion_id,
-        "part": move.commission.part,
-        "kind": move.kind,
-        "delta_minor": delta_minor,
-        "total_minor": move.total_minor,
-        "explanation": move.explanation,
-        "at": now,
-    }
+def _booking(move: Move, delta_minor: int, now: datetime) -> tuple[Any, ...]:
+    """As the columns of `_BOOK`."""
+    one = move.commission
+    return (
+        new_id("bkg", at=now),
+        move.key,
+        one.conversion_id,
+        one.part,
+        move.kind,
+        delta_minor,
+        move.total_minor,
+        move.explanation,
+        now,
+    )
 
 
-def _step(move: Move, now: datetime) -> dict[str, Any]:
-    return {
-        "conversion_id": move.commission.conversion_id,
-        "part": move.commission.part,
-        "from_status": move.commission.status,
-        "to_status": move.status,
-        "reason": move.reason,
-        "actor": move.actor,
-        "at": now,
-    }
+def _step(move: Move, now: datetime) -> tuple[Any, ...]:
+    """As the columns of `_STEP`."""
+    one = move.commission
+    return one.conversion_id, one.part, one.status, move.status, move.reason, move.actor, now
 
 
 def _entry(move: Move, legs: Sequence[ledger.Leg], now: datetime) -> ledger.Entry:

@@ -91,13 +91,14 @@ class Counters:
         self._before_reading = before_reading
         self._sums: dict[_Window, dict[str, _Sum]] = {}
         self._converted: dict[str, bool] = {}
+        self._summable: dict[tuple[str | None, str], Tiers | None] = {}
 
     def read_ahead(self, orders: Iterable[tuple[Plan, State, Sequence[CounterKey]]]) -> None:
         """Read what these orders will ask for, before anything is booked for them."""
         wanted: dict[_Window, dict[str, None]] = {}
         for plan, commission, keys in orders:
             for key in keys:
-                tiers = summable(plan, key)
+                tiers = self._tiers(plan, commission, key)
                 if tiers is not None:
                     window = _window(commission, tiers)
                     wanted.setdefault(window, {})[commission.publisher_id] = None
@@ -111,7 +112,7 @@ class Counters:
         plan version are in the window, or where the program has converted orders: what these are
         worth exactly is no whole number.
         """
-        tiers = summable(plan, key)
+        tiers = self._tiers(plan, commission, key)
         if tiers is None or self._converts(commission.program_id):
             return None
         window = _window(commission, tiers)
@@ -143,6 +144,12 @@ class Counters:
             found = self._session.execute(_CONVERTED, {"program_id": program_id}).first()
             self._converted[program_id] = found is not None
         return self._converted[program_id]
+
+    def _tiers(self, plan: Plan, commission: State, key: CounterKey) -> Tiers | None:
+        rule = commission.plan_version_id, key.rule_id
+        if rule not in self._summable:
+            self._summable[rule] = summable(plan, key)
+        return self._summable[rule]
 
     def _read(self, window: _Window, publisher_ids: Sequence[str]) -> None:
         sums = self._sums.setdefault(window, {})

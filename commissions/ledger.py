@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -47,6 +47,13 @@ _ACCOUNTS = sa.select(_account.c.path, _account.c.currency, _account.c.id).where
     _account.c.path.in_(sa.bindparam("paths", expanding=True))
 )
 
+_transaction = Transaction.metadata.tables["ledger_transaction"]
+_TRANSACTIONS = bulk.Insert(
+    _transaction,
+    *("id", "key", "request_hash", "kind", "correlation", "actor", "reason"),
+    *("effective_at", "recorded_at"),
+    unless="key",
+)
 _POSTINGS = bulk.Insert(
     Posting.metadata.tables["posting"],
     *("transaction_id", "line", "debit_id", "credit_id", "currency", "amount_minor"),
@@ -62,8 +69,7 @@ class KeyReused(Conflict):
     code = "ledger_key_reused"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One ledger transaction to be posted. `correlation` is the conversion or payout it is for.
 
     `actor` is empty where it is that of all entries posted together.
@@ -135,7 +141,6 @@ def balances(session: Session, *, prefix: str = "") -> list[AccountBalance]:
 class _Statements:
     """What every posting writes, built once: building costs more than executing."""
 
-    transaction: Any
     balance: Any
     account: Any
 
@@ -143,14 +148,11 @@ class _Statements:
 @cache
 def _statements(dialect: str) -> _Statements:
     insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    transaction, balance, account = (
-        model.metadata.tables[str(model.__tablename__)] for model in (Transaction, Balance, Account)
+    balance, account = (
+        model.metadata.tables[str(model.__tablename__)] for model in (Balance, Account)
     )
     moved, added = balance.c, insert(balance)
     return _Statements(
-        transaction=insert(transaction)
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(transaction.c.key, transaction.c.id),
         balance=added.on_conflict_do_update(
             index_elements=["account_id"],
             set_={
@@ -205,8 +207,31 @@ def _kind_of(path: str) -> str:
 
 def _request_hash(entry: Entry) -> str:
     # The time and the actor are left out: a repeat comes later and perhaps from another worker.
-    content = [entry.kind, entry.correlation, entry.reason, entry.postings]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(content(entry).encode()).hexdigest()
+
+
+def content(entry: Entry) -> str:
+    """`[kind, correlation, reason, postings]` as JSON, to the letter as `json.dumps` writes it.
+
+    Written out here where nothing has to be escaped, which is nearly always.
+    """
+    texts = [entry.kind, entry.correlation, entry.reason]
+    for debit, credit, currency, _ in entry.postings:
+        texts += (debit, credit, currency)
+    all_of_it = "".join(texts)
+    if _is_plain(all_of_it):
+        postings = ", ".join(
+            [
+                f'["{debit}", "{credit}", "{currency}", {amount_minor}]'
+                for debit, credit, currency, amount_minor in entry.postings
+            ]
+        )
+        return f'["{entry.kind}", "{entry.correlation}", "{entry.reason}", [{postings}]]'
+    return json.dumps([entry.kind, entry.correlation, entry.reason, entry.postings])
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 def _post_chunk(
@@ -224,30 +249,34 @@ def _post_chunk(
             for path in (debit, credit)
         },
     )
+    # Numbered before they are there, so that the statement has nothing to give back.
+    numbers = bulk.numbers(session, _transaction.c.id, len(entries))
+    ids = {entry.key: number for entry, number in zip(entries, numbers, strict=True)}
     rows = [
-        {
-            "key": entry.key,
-            "request_hash": hashes[entry.key],
-            "kind": entry.kind,
-            "correlation": entry.correlation,
-            "actor": entry.actor or actor,
-            "reason": entry.reason,
-            "effective_at": entry.effective_at,
-            "recorded_at": now,
-        }
+        (
+            ids[entry.key],
+            entry.key,
+            hashes[entry.key],
+            entry.kind,
+            entry.correlation,
+            entry.actor or actor,
+            entry.reason,
+            entry.effective_at,
+            now,
+        )
         for entry in entries
     ]
-    fresh: dict[str, int] = dict(
-        session.execute(_statements(session.get_bind().dialect.name).transaction, rows).all()
-    )
-    repeated = _repeats(session, {key: hashes[key] for key in hashes if key not in fresh})
-    _write_postings(session, [entry for entry in entries if entry.key in fresh], fresh, accounts)
-    return fresh | repeated
+    repeated: dict[str, int] = {}
+    if _TRANSACTIONS.rows(session, rows) != len(rows):
+        found = _found(session, hashes)
+        repeated = {key: number for key, number in found.items() if ids[key] != number}
+    fresh = [entry for entry in entries if entry.key not in repeated] if repeated else entries
+    _write_postings(session, fresh, ids, accounts)
+    return ids | repeated
 
 
-def _repeats(session: Session, hashes: Mapping[str, str]) -> dict[str, int]:
-    if not hashes:
-        return {}
+def _found(session: Session, hashes: Mapping[str, str]) -> dict[str, int]:
+    """The numbers of the transactions with these keys; KeyReused for one with other content."""
     found = session.execute(
         sa.select(col(Transaction.key), col(Transaction.request_hash), col(Transaction.id)).where(
             col(Transaction.key).in_(hashes)
@@ -267,26 +296,17 @@ def _write_postings(
     ids: Mapping[str, int],
     accounts: Mapping[tuple[str, str], int],
 ) -> None:
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[int, int, int, int, str, int]] = []
     sums: dict[int, list[int]] = {}
     for entry in entries:
         for line, (debit, credit, currency, amount_minor) in enumerate(entry.postings):
             debit_id, credit_id = accounts[debit, currency], accounts[credit, currency]
-            rows.append(
-                {
-                    "transaction_id": ids[entry.key],
-                    "line": line,
-                    "debit_id": debit_id,
-                    "credit_id": credit_id,
-                    "currency": currency,
-                    "amount_minor": amount_minor,
-                }
-            )
+            rows.append((ids[entry.key], line, debit_id, credit_id, currency, amount_minor))
             sums.setdefault(debit_id, [0, 0])[0] += amount_minor
             sums.setdefault(credit_id, [0, 0])[1] += amount_minor
     if not rows:
         return
-    _POSTINGS(session, rows)
+    _POSTINGS.rows(session, rows)
     # In the order of the accounts, so that two transactions never wait for each other.
     session.execute(
         _statements(session.get_bind().dialect.name).balance,

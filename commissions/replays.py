@@ -213,9 +213,10 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
     found: dict[str, tuple[Fact, Terms]] = {}
     for start in range(0, len(conversion_ids), IDS_MAX):
         asked = {"conversion_ids": list(conversion_ids[start : start + IDS_MAX])}
-        items = _by_order(session.execute(_INTAKE_ITEMS, asked))
-        parts = _by_order(session.execute(_INTAKE_SHARES, asked))
-        for row in session.execute(_INTAKE, asked):
+        # All at once: the driver is asked for every single row otherwise.
+        items = _by_order(session.execute(_INTAKE_ITEMS, asked).all())
+        parts = _by_order(session.execute(_INTAKE_SHARES, asked).all())
+        for row in session.execute(_INTAKE, asked).all():
             if row.attributed_id is None:
                 raise NotAttributed("the conversion has not been attributed yet")
             shared = _shares(parts[row.id], row.publisher_id) if row.id in parts else ()
@@ -229,7 +230,7 @@ def intake(session: Session, conversion_ids: Sequence[str]) -> dict[str, tuple[F
 
 def load(session: Session, *where: sa.ColumnElement[bool]) -> Story:
     """The booked orders whose commissions meet the conditions, with all that happened to them."""
-    items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)))
+    items = _by_order(session.execute(_BOOKED_ITEMS.where(*where)).all())
     rows = session.execute(_BOOKED.where(*where)).all()
     story = _story(session, rows, items)
     story.happenings = list(_happenings(session.execute(_HAPPENED.where(*where))))
@@ -312,8 +313,12 @@ def size_of(prepared: Prepared) -> tuple[int, int]:
     if not prepared.counted:
         return 0, 0
     alive = [line for line in prepared.figures if line.alive]
-    base = sum_exact([line.net for line in alive])
-    return round_fraction(base), sum([line.qty for line in alive])
+    if len(alive) == len(prepared.figures):
+        base = prepared.total
+    else:
+        base = sum_exact([line.net for line in alive])
+    base_minor = base.numerator if base.denominator == 1 else round_fraction(base)
+    return base_minor, sum([line.qty for line in alive])
 
 
 def convertible(plan: Plan, order: Order) -> bool:

@@ -8,6 +8,7 @@ event, so that a hundred orders of a window cost one reading and not a hundred.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlmodel import Session
 
@@ -24,8 +25,7 @@ Span = tuple[datetime | None, datetime | None, datetime | None]
 """(start, from when on orders can be moved, end)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repriced:
+class Repriced(NamedTuple):
     """What an event made of its order, and of every other order whose amount it changed.
 
     `priced` is None where no plan applies or none of its rates does. `base_minor` and `units` are
@@ -228,7 +228,7 @@ class Repricing:
     def heard(self, own: Own, happenings: Sequence[Happening]) -> None:
         """Take events whose price is known already."""
         own.happenings += happenings
-        if own.version_id is None:
+        if own.version_id is None or not self._by_party:
             return
         for group in self._around(own.fact.program_id, own.fact.order.publisher):
             if group.covers(own.fact.order.at):
@@ -236,7 +236,7 @@ class Repricing:
 
     def booked(self, commissions: Iterable[State]) -> None:
         """Hear what these commissions amount to now."""
-        for one in commissions:
+        for one in commissions if self._by_party else ():
             for group in self._around(one.program_id, one.publisher_id):
                 group.booked(one.conversion_id, one.whole_minor)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,7 +56,7 @@ class State:
     @property
     def everyone(self) -> tuple["State", ...]:
         """The commissions of all publishers that share the conversion, this one first."""
-        return (self, *self.others)
+        return (self, *self.others) if self.others else (self,)
 
     @property
     def whole_minor(self) -> int:
@@ -85,6 +86,7 @@ _COLUMNS = sa.select(*(_commission.c[name] for name in _NAMES))
 _BY_ID = _COLUMNS.where(
     _commission.c.conversion_id.in_(sa.bindparam("conversion_ids", expanding=True))
 ).order_by(_commission.c.conversion_id, _commission.c.part)
+_values = attrgetter(*_NAMES)
 _INSERT = bulk.Insert(_commission, *_NAMES)
 _UPDATE = (
     sa.update(_commission)
@@ -117,8 +119,7 @@ def find(session: Session, *where: sa.ColumnElement[bool], limit: int) -> list[S
 
 def insert(session: Session, states: Iterable[State]) -> None:
     """Write commissions that were booked for the first time."""
-    rows = [{name: getattr(one, name) for name in _NAMES} for one in states]
-    _INSERT(session, rows)
+    _INSERT.rows(session, [_values(one) for one in states])
 
 
 def update(session: Session, states: Iterable[State]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from commissions.order_events import Change, Event, Order
 from kernel.money import allocate
@@ -10,8 +11,7 @@ from kernel.money import allocate
 RATED = "rated"
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(NamedTuple):
     """One event of one order. `line` is the advertiser's line number, None for the whole order."""
 
     conversion_id: str
@@ -40,8 +40,7 @@ class Fact:
     imported: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """Who pays for a program's orders, in which currency, and how many days they wait."""
 
     advertiser_id: str

@@ -1,8 +1,11 @@
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, col, select
 
@@ -120,3 +123,12 @@ def test_accounts_of_a_rolled_back_savepoint_are_made_again(engine: Engine) -> N
     with unit_of_work(engine) as session:
         assert ledger.balance(session, "pub:p:pending", "EUR") == 500
         assert ledger.balance(session, "pub:q:pending", "EUR") == 7
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_the_content_of_a_transaction_is_written_as_it_always_was(text: str, other: str) -> None:
+    """What was posted by earlier versions must be known again by its hash."""
+    legs = (("adv:1:unbilled", f"pub:{other}:pending", "EUR", 5), ("a", "b", "JPY", 10**18))
+    entry = ledger.Entry("k", "accrue", text, NOW, legs, other)
+
+    assert ledger.content(entry) == json.dumps(["accrue", text, other, legs])

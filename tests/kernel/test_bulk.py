@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlmodel import col, select
@@ -77,3 +78,47 @@ def test_a_row_that_is_there_already_takes_the_new_values_by_its_key(engine: Eng
             ("run_2", "approved", [{"a": 1}]),
             ("run_3", "draft", []),
         ]
+
+
+def test_a_row_that_is_there_already_stays_as_it_is_and_is_not_counted(engine: Engine) -> None:
+    keep = bulk.Insert(TABLE, "id", "status", "proposed_by", "proposed_at", "skipped", unless="id")
+    with unit_of_work(engine) as session:
+        assert keep.rows(session, []) == 0
+        assert keep.rows(session, [("run_1", "draft", "usr", NOON, [])]) == 1
+        again: list[tuple[Any, ...]] = [
+            ("run_1", "approved", "usr", NOON, []),
+            ("run_2", "draft", "usr", NOON, []),
+        ]
+        assert keep.rows(session, again) == 1
+
+    with reading(engine) as session:
+        found = session.exec(select(PayoutRun).order_by(col(PayoutRun.id))).all()
+        assert [(one.id, one.status) for one in found] == [("run_1", "draft"), ("run_2", "draft")]
+
+
+def test_a_time_without_a_zone_is_refused(sqlite_engine: Engine) -> None:
+    with unit_of_work(sqlite_engine) as session:
+        with pytest.raises(ValueError, match="zone"):
+            INSERT(session, [row(1, proposed_at=NOON.replace(tzinfo=None))])
+        assert session.exec(select(PayoutRun)).all() == []
+
+
+def test_numbers_are_given_once_and_rows_that_are_numbered_later_come_after(
+    engine: Engine,
+) -> None:
+    steps = PayoutRun.metadata.tables["ledger_transaction"]
+    names = [one.name for one in steps.c if one.name != "id"]
+    facts = {"effective_at": NOON, "recorded_at": NOON}
+
+    def values(key: str) -> list[Any]:
+        return [facts.get(name, key) for name in names]
+
+    with unit_of_work(engine) as session:
+        taken = list(bulk.numbers(session, steps.c.id, 3))
+        bulk.Insert(steps, "id", *names).rows(session, [[one, *values(f"k{one}")] for one in taken])
+        bulk.Insert(steps, *names).rows(session, [values("later")])
+        more = list(bulk.numbers(session, steps.c.id, 1))
+
+        found = session.execute(sa.select(steps.c.id).order_by(steps.c.id)).scalars().all()
+    assert found == [*taken, taken[-1] + 1]
+    assert more[0] > found[-1]
