@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from commissions import conversion_rates, plans, replays, shares, states, telling
+from commissions import conversion_rates, plans, replays, shares, states, telling, told_changes
 from commissions.batches import SYSTEM, Batch, Cause
 from commissions.bookings import Move
 from commissions.choosing import Prepared, subject_of
 from commissions.folding import Conversion as Opened
 from commissions.folding import changed, opened
-from commissions.models import Booking, Commission, CommissionStatus
+from commissions.models import Commission, CommissionStatus
 from commissions.order_events import Remaining, Share
 from commissions.outcomes import CODE, reason_of_change
 from commissions.reasons import Reason
@@ -47,18 +47,6 @@ _PROGRAMS = (
     .distinct()
     .where(_conversion_table.c.id.in_(sa.bindparam("conversion_ids", expanding=True)))
 )
-_CHANGES = (
-    sa.select(ConversionChange, col(Conversion.imported))
-    .join(Conversion, col(Conversion.id) == col(ConversionChange.conversion_id))
-    .outerjoin(Booking, col(Booking.key) == col(ConversionChange.id))
-    .where(
-        col(ConversionChange.conversion_id).in_(sa.bindparam("conversion_ids", expanding=True)),
-        col(Booking.seq).is_(None),
-    )
-    .order_by(col(ConversionChange.seq))
-)
-
-
 _SWEPT = (CommissionStatus.PENDING, CommissionStatus.APPROVED)
 
 ACCRUE, CHANGES, RELEASE, VOID, RATED = "accrue", "changes", "release", "void", telling.RATED
@@ -113,7 +101,7 @@ def book(
     programs = {fact.program_id for fact, _ in orders.values()}
     batch.lock(programs | _programs_of(session, [one for one in every if one not in orders]))
     booked = batch.read(every)
-    changes = _changes(session, _ids(tasks, CHANGES))
+    changes = told_changes.unbooked(session, _ids(tasks, CHANGES))
     followed = {*changes, *_ids(tasks, RELEASE), *_ids(tasks, VOID), *rated}
     batch.read_ahead([one for one in booked if one in followed])
     arrivals = _arrivals(batch, tasks, orders, booked)
@@ -463,17 +451,6 @@ def _apply(batch: Batch, commission: State, change: ConversionChange, *, is_impo
     }
     cause = Cause(change.id, change.kind, reason_of_change(change), details=details)
     batch.happen(commission, happening, cause)
-
-
-def _changes(
-    session: Session, conversion_ids: Sequence[str]
-) -> dict[str, list[tuple[ConversionChange, bool]]]:
-    found: dict[str, list[tuple[ConversionChange, bool]]] = {}
-    for start in range(0, len(conversion_ids), replays.IDS_MAX):
-        asked = {"conversion_ids": list(conversion_ids[start : start + replays.IDS_MAX])}
-        for change, imported in session.execute(_CHANGES, asked):
-            found.setdefault(change.conversion_id, []).append((change, imported))
-    return found
 
 
 def _check_codes(tasks: Iterable[Task]) -> None:
