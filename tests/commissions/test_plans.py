@@ -249,6 +249,10 @@ def test_a_draft_is_checked_without_being_published(sqlite_engine: Engine) -> No
         assert [(one.verdict, one.before) for one in good.findings] == [("raised", "flat")]
         assert not bad.is_publishable
         assert [(one.field, one.message) for one in bad.problems] == [
-            ("rules[0]", "ambiguous with rule b: same priority and specificity")
+            (
+                "rules[0]",
+                "ambiguous: rules b and flat have the same priority 0 and specificity, "
+                "and both match every order",
+            )
         ]
         assert len(plans.versions(session, program.id)) == 2

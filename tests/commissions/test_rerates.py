@@ -171,7 +171,7 @@ def test_orders_from_before_any_plan_come_into_the_counters(engine: Engine) -> N
     assert problems(engine) == []
     with unit_of_work(engine) as session:
         sell(session, program, who)
-        commission = session.get_one(Commission, early[0].id)
+        commission = session.get_one(Commission, (early[0].id, 0))
         assert (commission.base_minor, commission.units, commission.reason) == (10_000, 1, "")
     assert amounts(engine) == [2000, 2000, 2000, 2000]
     assert problems(engine) == []
