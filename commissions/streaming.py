@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from commissions.awards import Accounts
 from commissions.choosing import CounterKey, Prepared, prepare, previous_key
-from commissions.folding import Conversion, changed, opened
+from commissions.folding import Conversion, changed, looking, opened
 from commissions.line_pay import Standing
 from commissions.order_events import Change, Event, EventError, Order
 from commissions.plan_document import Plan, Tiers
@@ -84,11 +84,9 @@ class Stream:
     def _measures(self, prepared: Prepared) -> Mapping[CounterKey, Number]:
         found: dict[CounterKey, Number] = {}
         if self._status:
-            for place in prepared.places:
-                tiers = self._status.get(place.key.rule_id) if place else None
-                if place and tiers and _begins(tiers, prepared.order):
-                    earlier = previous_key(place.key, tiers, prepared.order)
-                    found[place.key] = self._known.get(earlier, 0)
+            for key, tiers in looking(self.plan, prepared):
+                if _begins(tiers, prepared.order):
+                    found[key] = self._known.get(previous_key(key, tiers, prepared.order), 0)
         return found
 
 
