@@ -157,7 +157,7 @@ class Statuses:
             return _NOTHING, _NOTHING
         found: dict[CounterKey, Number] = {}
         trailing: dict[CounterKey, Number] = {}
-        for key, tiers in _looking(self._plan, prepared):
+        for key, tiers in looking(self._plan, prepared):
             if tiers.rolling_days:
                 span = timedelta(tiers.rolling_days)
                 before, own = self._trailing(conversion, key, span)
@@ -200,7 +200,8 @@ def _looks(tiers: Tiers) -> bool:
     return tiers.mode == "status" or bool(tiers.rolling_days)
 
 
-def _looking(plan: Plan, prepared: Prepared) -> Iterator[tuple[CounterKey, Tiers]]:
+def looking(plan: Plan, prepared: Prepared) -> Iterator[tuple[CounterKey, Tiers]]:
+    """The counters an order is paid by, as base or as bonus, that look beyond their own window."""
     for rule, place in zip(prepared.winners, prepared.places, strict=True):
         if rule and rule.tiers and place and _looks(rule.tiers):
             yield place.key, rule.tiers

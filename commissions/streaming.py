@@ -5,8 +5,8 @@ window adds up to, what the window before had come to when its own began, what c
 `Stream` keeps those sums and no order, so that a million orders take no more memory than ten.
 
 A plan with a volume or a status tier has to see all orders twice: `measure` each of them first,
-then `price` each, both times in booking order. Only a status over the last days before each order
-(`rolling_Nd`) needs the orders themselves; `can_stream` is False for such a plan.
+then `price` each, both times in booking order. Only counters over the last days before each
+order (`rolling_Nd`) need the orders themselves; `can_stream` is False for such a plan.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 from commissions.awards import Accounts
 from commissions.choosing import CounterKey, Prepared, prepare, previous_key
-from commissions.folding import Conversion, changed, opened
+from commissions.folding import Conversion, changed, looking, opened
 from commissions.line_pay import Standing
 from commissions.order_events import Change, Event, EventError, Order
 from commissions.plan_document import Plan, Tiers
 from commissions.priced import Priced, price_at
 from commissions.rules import spends
-from commissions.tiers import Number, plain, window_of
+from commissions.tiers import ORDER_WINDOW, Number, plain, window_of
+
+_OF_ONE_ORDER = f"{ORDER_WINDOW}:"
 
 
 def can_stream(plan: Plan) -> bool:
@@ -50,6 +52,11 @@ class Stream:
         self._known: dict[CounterKey, Number] = {}
         self._running: dict[CounterKey, Number] = {}
         self._accounts = Accounts()
+
+    @property
+    def sums(self) -> int:
+        """How many sums of counters are kept."""
+        return len(self._totals) + len(self._known) + len(self._running)
 
     def see(self, events: Sequence[Event]) -> Seen:
         """An order, given with all that happened to it, ready to be added up and priced."""
@@ -84,11 +91,9 @@ class Stream:
     def _measures(self, prepared: Prepared) -> Mapping[CounterKey, Number]:
         found: dict[CounterKey, Number] = {}
         if self._status:
-            for place in prepared.places:
-                tiers = self._status.get(place.key.rule_id) if place else None
-                if place and tiers and _begins(tiers, prepared.order):
-                    earlier = previous_key(place.key, tiers, prepared.order)
-                    found[place.key] = self._known.get(earlier, 0)
+            for key, tiers in looking(self.plan, prepared):
+                if _begins(tiers, prepared.order):
+                    found[key] = self._known.get(previous_key(key, tiers, prepared.order), 0)
         return found
 
 
@@ -112,5 +117,7 @@ def _add(
     sums: dict[CounterKey, Number], sizes: Mapping[CounterKey, Number], rule_id: str | None = None
 ) -> None:
     for key, size in sizes.items():
-        if rule_id is None or key.rule_id == rule_id:
+        # No other order ever looks at the counter of one order alone.
+        is_shared = not key.window_start.startswith(_OF_ONE_ORDER)
+        if is_shared and (rule_id is None or key.rule_id == rule_id):
             sums[key] = plain(sums.get(key, 0) + size)

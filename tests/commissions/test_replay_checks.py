@@ -52,22 +52,27 @@ def unlock(session: Session, *tables: str) -> None:
 
 # ruff: noqa: S608 - the statements are these, and break a database on purpose
 def falsify(session: Session, conversion_id: str) -> int:
-    """Book one minor unit too much, in a way that contradicts nothing but the plan; what is due."""
-    given = {"one": conversion_id}
-    due = session.execute(
-        sa.text("SELECT amount_minor FROM commission WHERE conversion_id = :one"), given
-    ).scalar_one()
+    """Book one minor unit too much, in a way that contradicts nothing but the plan; what is due.
+
+    For whoever the last booking of the order was for, where several publishers share it.
+    """
+    last = session.execute(
+        sa.text(
+            "SELECT seq, part FROM booking WHERE conversion_id = :one ORDER BY seq DESC LIMIT 1"
+        ),
+        {"one": conversion_id},
+    ).one()
+    given = {"one": conversion_id, "seq": last.seq, "part": last.part}
+    own = "WHERE conversion_id = :one AND part = :part"
+    due = session.execute(sa.text(f"SELECT amount_minor FROM commission {own}"), given).scalar_one()
     session.execute(
         sa.text(
             "UPDATE booking SET delta_minor = delta_minor + 1, total_minor = total_minor + 1 "
-            "WHERE seq = (SELECT max(seq) FROM booking WHERE conversion_id = :one)"
+            "WHERE seq = :seq"
         ),
         given,
     )
-    session.execute(
-        sa.text("UPDATE commission SET amount_minor = amount_minor + 1 WHERE conversion_id = :one"),
-        given,
-    )
+    session.execute(sa.text(f"UPDATE commission SET amount_minor = amount_minor + 1 {own}"), given)
     return int(due)
 
 

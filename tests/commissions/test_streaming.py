@@ -5,13 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commissions.order_events import Change, Event, EventError, Line, Order
-from commissions.rules import Plan, Priced, evaluate, parse_plan
+from commissions.order_events import Change, Clock, Event, EventError, Line, Order
+from commissions.rules import Plan, Priced, evaluate, parse_events, parse_plan
 from commissions.streaming import Stream, can_stream
-from tests.commissions.test_batches import LATER, PLANS, tiers
+from tests.commissions.histories import histories, plan_documents
+from tests.commissions.test_batches import CAMPAIGN, FIRST, FLAT, LATER, PLANS, STEPS, tiers
 from tests.make import NOW
 
 START = NOW - timedelta(days=50)
@@ -22,14 +23,59 @@ KINDS = {
     f"{name}, second version": parse_plan({"currency": "EUR", "rules": rules})
     for name, rules in LATER.items()
 }
-LIFETIME = {
-    f"{mode} for ever": parse_plan(
-        {"currency": "EUR", "rules": [tiers(mode, "sales", levels, window="lifetime")]}
-    )
-    for mode in ("graduated", "volume")
-    for levels in (
-        [{"from": 0, "percent": "5"}, {"from": 15_000, "percent": "7", "flat_minor": 9}],
-    )
+STATUS = [{"from": 0, "percent": "2"}, {"from": 9_000, "percent": "6", "flat_minor": 11}]
+APPROVED = {
+    "rate_clock": "approved",
+    "rules": [
+        FLAT | {"effective_to": (START + timedelta(days=30)).isoformat()},
+        tiers("graduated", "units", STEPS) | {"priority": -1},
+    ],
+}
+REACHED = {
+    "fixed_minor": 99,
+    "threshold_minor": 9_000,
+    "window": "calendar_month",
+    "once_per_publisher": True,
+}
+MORE = {
+    name: parse_plan({"currency": "EUR", "rules": [FLAT]} | document, publishing=False)
+    for name, document in {
+        **{
+            f"{mode} for ever": {
+                "rules": [
+                    tiers(
+                        mode,
+                        "sales",
+                        [
+                            {"from": 0, "percent": "5"},
+                            {"from": 15_000, "percent": "7", "flat_minor": 9},
+                        ],
+                        window="lifetime",
+                    )
+                ]
+            }
+            for mode in ("graduated", "volume")
+        },
+        "bonus by status": {
+            "rules": [FLAT, tiers("status", "sales", STATUS) | {"kind": "bonus"}],
+        },
+        "statuses of both": {
+            "rules": [
+                tiers("status", "count", STEPS),
+                {**tiers("status", "sales", STATUS), "id": "more", "kind": "bonus"},
+            ],
+        },
+        "approved by the clock": APPROVED,
+        "approved counts": APPROVED
+        | {"rules": [FLAT, tiers("status", "units", STEPS, counts="approved") | {"priority": 1}]},
+        "orders in all": {"caps": {"budget_count": 3}},
+        "campaign's cap": {"caps": {"per_publisher_window_count": 1, **CAMPAIGN}},
+        "each order by itself": {
+            "rules": [tiers("graduated", "units", STEPS, window="order", boundary="split")]
+        },
+        "order by units": {"rules": [tiers("order", "units", STEPS, window="order")]},
+        "first to reach": {"rules": [FLAT, FIRST | {"pay": REACHED}]},
+    }.items()
 }
 
 EVENTS = st.lists(
@@ -80,7 +126,9 @@ def sale(identity: str, which: int, minor: int, now: datetime) -> Order:
 def streamed(plan: Plan, events: Sequence[Event]) -> dict[str, Priced]:
     of: dict[str, list[Event]] = {}
     for event in events:
-        of.setdefault(event.id if isinstance(event, Order) else event.conversion, []).append(event)  # type: ignore[union-attr]
+        if not isinstance(event, Clock):
+            one = event.id if isinstance(event, Order) else event.conversion
+            of.setdefault(one, []).append(event)
     stream = Stream(plan)
     seen = {one: stream.see(own) for one, own in of.items()}
     if stream.is_measured:
@@ -104,7 +152,7 @@ def facts(priced: Mapping[str, Priced]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "plan", [pytest.param(plan, id=name) for name, plan in (KINDS | LIFETIME).items()]
+    "plan", [pytest.param(plan, id=name) for name, plan in (KINDS | MORE).items()]
 )
 @given(found=EVENTS)
 def test_streamed_orders_are_priced_as_if_all_were_held(
@@ -116,8 +164,34 @@ def test_streamed_orders_are_priced_as_if_all_were_held(
         assert facts(streamed(plan, events)) == facts(evaluate(plan, events))
 
 
-def test_only_a_status_over_rolling_days_needs_the_orders_themselves() -> None:
-    assert [name for name, plan in KINDS.items() if not can_stream(plan)] == ["status of days"]
+@settings(max_examples=200, deadline=None)
+@given(document=plan_documents(), history=histories(12))
+def test_any_plan_that_can_be_streamed_gives_the_very_same(
+    document: dict[str, Any], history: list[Any]
+) -> None:
+    plan = parse_plan(document, publishing=False)
+    if can_stream(plan):
+        events = parse_events(history, plan.zone)
+
+        assert streamed(plan, events) == evaluate(plan, events)
+
+
+def test_only_what_looks_back_over_days_needs_the_orders_themselves() -> None:
+    every = KINDS | MORE
+    held = [name for name, plan in every.items() if not can_stream(plan)]
+    bonus = tiers("graduated", "units", STEPS, window="rolling_9d") | {"kind": "bonus"}
+
+    assert held == ["status of days", "graduated of days"]
+    assert not can_stream(parse_plan({"currency": "EUR", "rules": [FLAT, bonus]}))
+
+
+def test_windows_of_single_orders_leave_nothing_behind() -> None:
+    stream = Stream(MORE["each order by itself"])
+
+    for number in range(3):
+        stream.price(stream.see([sale(f"o{number}", 0, 100, START)]))
+
+    assert stream.sums == 0
 
 
 def test_an_order_that_is_only_counted_moves_its_counter() -> None:
