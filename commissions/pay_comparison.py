@@ -12,6 +12,12 @@ from commissions.plan_document import Bonus, Plan, Rule, Tiers
 from commissions.tiers import Level, level_at
 
 _NOTHING = Level(0)
+_CAP_PATHS = {
+    "publisher_minor": "caps.per_publisher_window_minor",
+    "publisher_count": "caps.per_publisher_window_count",
+    "budget_minor": "caps.budget_minor",
+    "budget_count": "caps.budget_count",
+}
 _ROUNDING_ORDER = ("down", "half_even", "half_up")
 
 
@@ -31,6 +37,7 @@ class Less(StrEnum):
     OWNER = "coupon_owner"
     ROUNDING = "rounding"
     CURRENCY = "currency"
+    CLOCK = "other_clock"
     TOO_COMPLEX = "too_complex"
 
 
@@ -96,14 +103,9 @@ def why_less_plan(before: Plan, after: Plan) -> Iterator[tuple[str, str]]:
     A budget is compared as an amount. When it is used up depends on everybody's orders and was
     never anyone's due.
     """
-    windows = [(plan.caps.window, plan.zone) for plan in (before, after)]
-    if after.publisher_cap_minor is not None and (
-        _tightened(before.publisher_cap_minor, after.publisher_cap_minor)
-        or windows[0] != windows[1]
-    ):
-        yield "caps.per_publisher_window_minor", Less.CAP
-    if _tightened(before.budget_minor, after.budget_minor):
-        yield "caps.budget_minor", Less.CAP
+    yield from _why_less_caps(before, after)
+    if before.rate_clock != after.rate_clock:
+        yield "rate_clock", Less.CLOCK
     for code in sorted(after.suppressed_coupons - before.suppressed_coupons):
         yield f"suppressed_coupons.{code}", Less.SUPPRESSED
     for code in sorted({*before.exclusive_coupons, *after.exclusive_coupons}):
@@ -115,6 +117,15 @@ def why_less_plan(before: Plan, after: Plan) -> Iterator[tuple[str, str]]:
     for currency in sorted(_currencies(before) - _currencies(after)):
         yield f"fx.rates.{currency}", Less.CURRENCY
     yield from _why_less_bonuses(before, after)
+
+
+def _why_less_caps(before: Plan, after: Plan) -> Iterator[tuple[str, str]]:
+    windows = [(plan.caps.window, plan.zone) for plan in (before, after)]
+    for name in ("publisher_minor", "publisher_count", "budget_minor", "budget_count"):
+        mine, theirs = getattr(before.caps, name), getattr(after.caps, name)
+        moved = name.startswith("publisher") and windows[0] != windows[1]
+        if _tightened(mine, theirs) or (theirs is not None and moved):
+            yield _CAP_PATHS[name], Less.CAP
 
 
 def _why_less_rate(before: Rule, after: Rule, counting: Counting) -> str:
@@ -199,6 +210,10 @@ def _bonus_covers(before: Plan, mine: Rule, after: Plan, theirs: Rule) -> bool:
         and before.zone == after.zone
         and _covers(theirs.pay, mine.pay)
         and second.percent_of_commission >= first.percent_of_commission
+        and mine.tiers == theirs.tiers
+        and not _tightened(mine.per_unit_cap_minor, theirs.per_unit_cap_minor)
+        and not _tightened(mine.per_order_cap_minor, theirs.per_order_cap_minor)
+        and theirs.per_order_min_minor >= mine.per_order_min_minor
         and _as_easy(first, second)
     )
 

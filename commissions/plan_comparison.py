@@ -83,6 +83,9 @@ def compare(
     """Findings for orders that occur in [start, end); lowered ones first."""
     if end is not None and end <= start:
         return ()
+    if {before.rate_clock, after.rate_clock} != {"ordered"}:
+        # Rules of later days may pay an order of these.
+        end = None
     found = [
         Finding(Verdict.LOWERED, path=path, reason=reason)
         for path, reason in why_less_plan(before, after)

@@ -23,6 +23,7 @@ _REASONS: Final = {
     "coupon_owner": N_("the coupon belongs to somebody else than before"),
     "rounding": N_("rounding is less favourable"),
     "currency": N_("orders in this currency can no longer be converted"),
+    "other_clock": N_("takes the rates of another day of the order"),
     "too_complex": N_("the plans name too much to be compared; it counts as lower"),
 }
 _VERDICTS: Final = {

@@ -302,3 +302,25 @@ def test_nobody_earns_less_by_a_plan_that_is_not_lower(
         sums.append(earned)
 
     assert all(sums[1][who] >= minor for who, minor in sums[0].items())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path"),
+    [
+        ({}, {"caps": {"budget_count": 3}}, "caps.budget_count"),
+        (
+            {"caps": {"per_publisher_window_count": 9, "window": "calendar_month"}},
+            {"caps": {"per_publisher_window_count": 9, "window": "calendar_year"}},
+            "caps.per_publisher_window_count",
+        ),
+        ({"rate_clock": "shipped"}, {}, "rate_clock"),
+    ],
+)
+def test_what_a_plan_may_say_since_counts_as_less_where_it_can_be(
+    before: dict[str, Any], after: dict[str, Any], path: str
+) -> None:
+    document = {"currency": "EUR", "rules": [{"id": "flat", "pay": {"percent": "5"}}]}
+    mine, theirs = (parse_plan({**document, **more}) for more in (before, after))
+
+    assert [found[2] for found in lowered(mine, theirs)] == [path]
+    assert lowered(theirs, theirs) == []

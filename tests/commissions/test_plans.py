@@ -17,6 +17,10 @@ from tests import make
 from tests.make import NOW
 
 FLAT = {"id": "flat", "pay": {"percent": "5"}}
+TIE_WITH_B = (
+    "ambiguous: rules b and flat have the same priority 0 and specificity, "
+    "and both match every order"
+)
 
 
 def _publish(session: Session, program: Program, **facts: Any) -> PlanVersion:
@@ -248,11 +252,5 @@ def test_a_draft_is_checked_without_being_published(sqlite_engine: Engine) -> No
         assert (good.replaced and good.replaced.id, good.ends) == (first.id, ends)
         assert [(one.verdict, one.before) for one in good.findings] == [("raised", "flat")]
         assert not bad.is_publishable
-        assert [(one.field, one.message) for one in bad.problems] == [
-            (
-                "rules[0]",
-                "ambiguous: rules b and flat have the same priority 0 and specificity, "
-                "and both match every order",
-            )
-        ]
+        assert [(one.field, one.message) for one in bad.problems] == [("rules[0]", TIE_WITH_B)]
         assert len(plans.versions(session, program.id)) == 2
