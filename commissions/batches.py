@@ -116,7 +116,7 @@ class Batch:
         for one in commission.everyone:
             move = Move(
                 one,
-                _key(key, one),
+                key_of(key, one),
                 "hold",
                 one.amount_minor,
                 CommissionStatus.HELD,
@@ -126,10 +126,10 @@ class Batch:
             )
             self._sheet.add(move)
 
-    def move(self, moves: Iterable[Move]) -> None:
-        """Change statuses without an evaluation."""
+    def move(self, moves: Iterable[Move], *, of: State | None = None) -> None:
+        """Book what was decided elsewhere; `of` is part 0 where amounts of it change."""
         for move in moves:
-            self._sheet.add(move)
+            self._sheet.add(move, of=of)
 
     def book(self, commission: State, repriced: Repriced, cause: Cause) -> None:
         """Book what an event made of its commission, then of every other one it changed."""
@@ -161,7 +161,7 @@ class Batch:
             reason = self._next_reason(one, repriced, status, cause, part_minor)
             move = Move(
                 one,
-                _key(cause.key, one),
+                key_of(cause.key, one),
                 cause.kind,
                 part_minor,
                 status,
@@ -185,7 +185,7 @@ class Batch:
             one.uncapped_minor = uncapped[one.part]
             move = Move(
                 one,
-                _key(key, one),
+                key_of(key, one),
                 TRUE_UP,
                 part_minor,
                 status,
@@ -227,7 +227,7 @@ class Batch:
         return reason
 
 
-def _key(key: str, commission: State) -> str:
+def key_of(key: str, commission: State) -> str:
     """The key of an event for one part of a conversion; the event's own for part 0."""
     return f"{key}:{commission.publisher_id}" if commission.part else key
 

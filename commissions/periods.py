@@ -36,8 +36,9 @@ class Period:
         return self.start <= at < self.end
 
     def where(self) -> list[sa.ColumnElement[bool]]:
-        """The conditions on their commissions."""
+        """The conditions on their commissions, of which each order has one that counts."""
         return [
+            col(Commission.part) == 0,
             col(Commission.program_id) == self.program_id,
             col(Commission.occurred_at) >= self.start,
             col(Commission.occurred_at) < self.end,

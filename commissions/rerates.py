@@ -6,7 +6,7 @@ difference is booked. What moved stands in a booking of kind `rerate`, with the 
 after; the plan version on the commission follows it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from commissions import periods, plans, replays
-from commissions.batches import Batch
+from commissions.batches import Batch, key_of
 from commissions.bookings import Move
 from commissions.choosing import subject_of
 from commissions.models import Commission, CommissionStatus
-from commissions.outcomes import ASIDE, reason_after_true_up
+from commissions.outcomes import ASIDE, reason_after_true_up, status_when_priced
 from commissions.periods import Period
 from commissions.plans import VersionFacts
 from commissions.reasons import Reason
@@ -148,12 +148,15 @@ class Rerate:
             if self._has_owners(version) or self._has_owners(story.versions[one])
         ]
         attributed = replays.intake(self._session, asked)
-        return {
-            one
-            for one, (fact, _) in attributed.items()
-            if subject_of(self._plans[moved[one]], fact.order).publisher
-            != story.facts[one].order.publisher
-        }
+        foreign = set()
+        for one, (fact, _) in attributed.items():
+            subject = subject_of(self._plans[moved[one]], fact.order)
+            is_shared = one in story.payees
+            if subject.publisher != story.facts[one].order.publisher or (
+                bool(subject.shares) != is_shared
+            ):
+                foreign.add(one)
+        return foreign
 
     def _has_owners(self, version_id: str | None) -> bool:
         return version_id is not None and bool(self._plans[version_id].exclusive_coupons)
@@ -236,15 +239,14 @@ def apply(
     found = batch.read([one.conversion_id for one in changes])
     numbers = {one.id: one.version for one in plans.facts_of(session, program_id)}
     pins: dict[str, list[str]] = {}
-    moves = []
     for change in changes:
         state = found[change.conversion_id]
-        moves.append(_move(state, change, mandate, numbers))
         state.base_minor, state.units = change.base_minor, change.units
-        state.plan_version_id = change.after
+        for one in state.everyone:
+            one.plan_version_id = change.after
+        batch.move(_moves(state, change, mandate, numbers), of=state)
         if change.is_pinned and change.after is not None:
             pins.setdefault(change.after, []).append(change.conversion_id)
-    batch.move(moves)
     batch.write()
     for version_id, ids in pins.items():
         for start in range(0, len(ids), _PINS_AT_ONCE):
@@ -252,7 +254,10 @@ def apply(
             session.execute(_PIN, {"version_id": version_id, "conversion_ids": some})
 
 
-def _move(state: State, change: Change, mandate: Mandate, numbers: Mapping[str, int]) -> Move:
+def _moves(
+    state: State, change: Change, mandate: Mandate, numbers: Mapping[str, int]
+) -> Iterator[Move]:
+    """The new amount, shared as the order is."""
     event: dict[str, Any] = {
         "kind": KIND,
         "reason": Reason.RERATED,
@@ -261,31 +266,36 @@ def _move(state: State, change: Change, mandate: Mandate, numbers: Mapping[str, 
         "plan_before": _version(change.before, numbers),
         "plan_after": _version(change.after, numbers),
     }
-    return Move(
-        state,
-        f"{KIND}:{mandate.job_id}:{change.conversion_id}",
-        KIND,
-        change.after_minor,
-        state.status,
-        _reason(state, change),
-        mandate.actor,
-        {**(change.priced.explanation if change.priced else {}), "event": event},
-    )
+    priced, key = change.priced, f"{KIND}:{mandate.job_id}:{change.conversion_id}"
+    explanation = {**(priced.explanation if priced else {}), "event": event}
+    uncapped = state.split(priced.uncapped_minor if priced else 0)
+    parts = state.split(change.after_minor)
+    for one, part_minor, uncapped_minor in zip(state.everyone, parts, uncapped, strict=True):
+        one.uncapped_minor = uncapped_minor
+        status = status_when_priced(one.status, priced)
+        yield Move(
+            one,
+            key_of(key, one),
+            KIND,
+            part_minor,
+            status,
+            _reason(one, status, priced, part_minor),
+            mandate.actor,
+            {"of": key, "event": event} if one.part else explanation,
+        )
 
 
 def _version(version_id: str | None, numbers: Mapping[str, int]) -> dict[str, Any] | None:
     return {"id": version_id, "version": numbers[version_id]} if version_id else None
 
 
-def _reason(state: State, change: Change) -> str:
-    if state.status in (*ASIDE, CommissionStatus.HELD):
+def _reason(state: State, status: str, priced: Priced | None, part_minor: int) -> str:
+    if status in (*ASIDE, CommissionStatus.HELD):
         return state.reason
-    if change.priced is None:
+    if priced is None:
         return Reason.NO_RATE
     was = "" if state.reason in {Reason.NO_PLAN, Reason.NO_RATE, Reason.RERATED} else state.reason
-    reason = reason_after_true_up(
-        state.status, was, change.before_minor, change.priced, part_minor=change.after_minor
-    )
+    reason = reason_after_true_up(status, was, state.amount_minor, priced, part_minor=part_minor)
     return Reason.RERATED if reason == Reason.TIER_CHANGED else reason
 
 

@@ -48,6 +48,7 @@ class _Booked(NamedTuple):
     """What is booked for an order, and how its version prices the lines."""
 
     minor: int
+    payees: Mapping[str, int]
     lines: Sequence[int] | None
 
 
@@ -105,7 +106,9 @@ def _part(
     lines = _booked_lines(session, story, own)
     for order_id in own:
         order = story.facts[order_id].order
-        booked = _Booked(story.amounts[order_id], lines.get(order_id))
+        amount_minor = story.amounts[order_id]
+        payees = story.payees.get(order_id) or {order.publisher: amount_minor}
+        booked = _Booked(amount_minor, payees, lines.get(order_id))
         _count(simulation, draft, order, drafted.get(order_id), booked)
     return len(own)
 
@@ -144,11 +147,13 @@ def _count(
     simulation.raised += simulated_minor > booked_minor
     simulation.lowered += simulated_minor < booked_minor
     simulation.all.add(1, booked_minor, simulated_minor)
-    _of(simulation.publishers, order.publisher).add(1, booked_minor, 0)
+    _of(simulation.publishers, order.publisher).add(1, 0, 0)
+    for publisher_id, minor in booked.payees.items():
+        _of(simulation.publishers, publisher_id).add(0, minor, 0)
     for publisher_id, minor in (priced.payees if priced else {}).items():
         _of(simulation.publishers, publisher_id).add(0, 0, minor)
     _of(simulation.regions, _region(draft, order)).add(1, booked_minor, simulated_minor)
-    net = [line.net_minor for line in order.lines]
+    net = [line.derived_net_minor for line in order.lines]
     simulated_lines = [line.commission_minor for line in priced.lines] if priced else net
     parts = (
         _share(booked_minor, booked.lines or net, net),

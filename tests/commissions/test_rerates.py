@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, col, select
 
-from commissions import accruals, checks, explanations, payouts, plan_jobs, rerates
+from commissions import accruals, checks, explanations, fx_rates, payouts, plan_jobs, rerates
+from commissions.accruals import Task
+from commissions.fx_rates import Quote
 from commissions.models import Booking, Commission, Transaction
 from commissions.periods import Period
 from commissions.plan_models import PlanJob
@@ -272,3 +274,52 @@ def test_what_is_not_previewed_is_not_booked(sqlite_engine: Engine) -> None:
         with pytest.raises(plan_jobs.NotConfirmable):
             plan_jobs.confirm(session, program.id, job.id, actor="usr_m", now=NOW)
         assert session.exec(select(Booking)).all() == []
+
+
+def test_a_shared_order_is_rated_again_by_its_shares(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        first, second = make.publisher(session), make.publisher(session)
+        make.plan(session, program, flat("10"))
+        sell(session, program, first, shares=[(first, 2, 3), (second, 1, 3)])
+    assert amounts(engine) == [667, 333]
+    with unit_of_work(engine) as session:
+        make.plan(session, program, flat("5"))
+        job = job_of(session, program)
+    previewed = work(engine, job.id)
+
+    confirm(engine, previewed)
+    work(engine, job.id)
+
+    assert amounts(engine) == [333, 167]
+    with unit_of_work(engine) as session:
+        pinned = set(session.exec(select(Commission.plan_version_id)))
+        booked = session.exec(
+            select(Booking.part, Booking.delta_minor)
+            .where(Booking.kind == rerates.KIND)
+            .order_by(col(Booking.part))
+        ).all()
+    assert (len(pinned), [tuple(one) for one in booked]) == (1, [(0, -334), (1, -166)])
+    assert problems(engine) == []
+
+
+def test_an_order_that_waits_for_its_rate_moves_and_goes_on_waiting(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        who = make.publisher(session)
+        make.plan(session, program, flat("10"))
+        waiting = sell(session, program, who, currency="USD")
+        make.plan(session, program, flat("5"))
+        job = job_of(session, program)
+    previewed = work(engine, job.id)
+    confirm(engine, previewed)
+    work(engine, job.id)
+    with unit_of_work(engine) as session:
+        before = session.exec(select(Commission.amount_minor, Commission.reason)).one()
+        quote = Quote(NOW.date(), "EUR", "USD", "2")
+        fx_rates.record(session, "ecb", [quote], actor="t", now=NOW)
+        accruals.book(session, [Task(accruals.RATED, waiting.id)], now=NOW)
+
+    assert tuple(before) == (0, Reason.NO_RATE)
+    assert amounts(engine) == [250]
+    assert problems(engine) == []
