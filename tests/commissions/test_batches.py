@@ -76,6 +76,18 @@ PLANS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         [tiers("graduated", "sales", LEVELS)],
         {"caps": {"per_publisher_window_count": 2, "window": "calendar_month"}},
     ),
+    "by approval": (
+        [
+            FLAT | {"priority": 1, "effective_to": (NOW - timedelta(days=15)).isoformat()},
+            tiers("graduated", "units", STEPS),
+        ],
+        {"rate_clock": "approved"},
+    ),
+    "bonus by status": ([FLAT, tiers("status", "sales", LEVELS) | {"kind": "bonus"}], {}),
+    "budget of orders": (
+        [FLAT, tiers("status", "count", STEPS) | {"priority": 1}],
+        {"caps": {"budget_count": 3}, "rate_clock": "approved"},
+    ),
     "graduated, later other levels": ([tiers("graduated", "sales", LEVELS)], {}),
     "graduated, later volume": ([tiers("graduated", "sales", LEVELS)], {}),
     "volume, later graduated": ([tiers("volume", "count", STEPS)], {}),
