@@ -23,7 +23,7 @@ from network.models import Program
 VERSIONS_SHOWN: Final = 50
 _JOBS_SHOWN: Final = 5
 _RULE_AT: Final = re.compile(r"rules\[(\d{1,4})\]")
-_TIED_WITH: Final = re.compile(r"ambiguous with rule (.+): same priority and specificity")
+_TIED_WITH: Final = re.compile(r"ambiguous: rules (.+) and (.+) have the same priority")
 _ACTIONS: Final = frozenset({"check", "simulate", "publish"})
 
 
@@ -104,9 +104,9 @@ def _tied(visit: Visit, problem: FieldProblem) -> list[str]:
         rules = json.loads(visit.form.get("document", ""))["rules"]
         if place is None or named is None:
             return []
-        other = next(rule for rule in rules if rule.get("id") == named[1])
-        return [_pretty(rules[int(place[1])]), _pretty(other)]
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        of_id = {rule.get("id"): rule for rule in rules}
+        return [_pretty(of_id[one]) for one in named.groups()]
+    except (ValueError, LookupError, TypeError, AttributeError):
         return []
 
 

@@ -77,7 +77,7 @@ def test_a_draft_is_checked_at_its_paths(browser: Browser, world: World) -> None
     assert len(published(world)) == 1
     tie = document("5", rules=[{"id": one, "pay": {"percent": "5"}} for one in ("a", "b")])
     tied = send(browser, world, "publish", document=tie)
-    assert "ambiguous with rule a" in tied.text
+    assert "ambiguous: rules" in tied.text
     assert tied.text.count("<pre") == 2
 
 
