@@ -257,7 +257,9 @@ def _windows(plan: Plan) -> set[tuple[str, ZoneInfo]]:
         spans.add((plan.caps.window, plan.zone))
     for rule in plan.bonus_rules:
         if rule.bonus and rule.bonus.awarded_once:
-            spans.add((rule.bonus.window, plan.zone))
+            # With both, a window that reaches the threshold decides about all that follow.
+            is_ever = rule.bonus.once_per_publisher and rule.bonus.threshold_minor is not None
+            spans.add(("lifetime" if is_ever else rule.bonus.window, plan.zone))
     return spans
 
 

@@ -2,7 +2,7 @@
 
 Each plan version is evaluated over the orders of its windows in booking order, those of other
 versions included, as when they were booked; each order is compared with its own version. Only sums
-are kept (`streaming.Stream`), but for plans whose status looks back over the last days before each
+are kept (`streaming.Stream`), but for plans whose tiers look back over the last days before each
 order: there the orders of a publisher, or of the program where its counter is for all, are held.
 """
 
@@ -217,9 +217,16 @@ class _Replay:
             publishers = None if publisher_id is None else [publisher_id]
             where = replays.group(part.program_id, publishers, version.span)
             story = replays.load(self._session, *where)
-            priced = replays.price(version.plan, replays.events(story))
-            for one, fact in story.facts.items():
-                if story.versions[one] == version_id and self._is_asked(fact.order.at):
+            found = list(_told(story))
+            try:
+                priced = replays.price(version.plan, [event for _, told in found for event in told])
+            except (EventError, MoneyError) as error:
+                yield Problem(3, f"plan version {version_id}", f"cannot be replayed: {error}")
+                continue
+            # Of those without a booking is told where they are read one by one.
+            for one in dict.fromkeys(order_id for order_id, _ in found):
+                at = story.facts[one].order.at
+                if story.versions[one] == version_id and self._is_asked(at):
                     yield from differences(_booked(story, one), priced.get(one))
 
 
@@ -231,12 +238,17 @@ def _booked(story: Story, order_id: str, found: Sequence[Event] = ()) -> _Booked
 
 def _events(story: Story) -> dict[str, list[Event]]:
     """What happened to each order, as the rules take it; nothing of one that never came in."""
-    telling = Telling()
     found: dict[str, list[Event]] = {}
-    for one in story.happenings:
-        if one.conversion_id in story.facts and (
-            one.kind == "accrue" or one.conversion_id in found
-        ):
-            told = telling.events(story.facts[one.conversion_id], one)
-            found.setdefault(one.conversion_id, []).extend(told)
+    for order_id, told in _told(story):
+        found.setdefault(order_id, []).extend(told)
     return found
+
+
+def _told(story: Story) -> Iterator[tuple[str, list[Event]]]:
+    """The events of each happening with their order, but of orders that never came in."""
+    telling = Telling()
+    came: set[str] = set()
+    for one in story.happenings:
+        if one.conversion_id in story.facts and (one.kind == "accrue" or one.conversion_id in came):
+            came.add(one.conversion_id)
+            yield one.conversion_id, telling.events(story.facts[one.conversion_id], one)

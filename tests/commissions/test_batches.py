@@ -44,6 +44,16 @@ def tiers(mode: str, measure: str, levels: list[dict[str, Any]], **more: Any) ->
 FLAT = {"id": "flat", "pay": {"percent": "3.33"}}
 GERMANY = {"id": "de", "when": {"country": ["DE"]}, "pay": {"fixed_minor": 70, "per": "order"}}
 FIRST = {"id": "first", "kind": "bonus", "pay": {"fixed_minor": 77, "once_per_publisher": True}}
+REACHED = {
+    "id": "reached",
+    "kind": "bonus",
+    "pay": {
+        "fixed_minor": 99,
+        "threshold_minor": 9_000,
+        "window": "calendar_month",
+        "once_per_publisher": True,
+    },
+}
 CAMPAIGN = {
     "window": "campaign",
     "start": (START + timedelta(days=10)).isoformat(),
@@ -83,6 +93,7 @@ PLANS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         ],
         {"rate_clock": "approved"},
     ),
+    "first to reach": ([FLAT, REACHED], {}),
     "bonus by status": ([FLAT, tiers("status", "sales", LEVELS) | {"kind": "bonus"}], {}),
     "budget of orders": (
         [FLAT, tiers("status", "count", STEPS) | {"priority": 1}],

@@ -209,6 +209,37 @@ def test_what_no_longer_gives_what_was_booked_is_named_and_stops_nothing(
         session.rollback()
 
 
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DELETE FROM booking WHERE conversion_id = '{0}' AND kind = 'accrue'", "of its order"),
+        ("DELETE FROM booking WHERE conversion_id = '{0}'", "has no booking of its order"),
+        ("DELETE FROM conversion WHERE id = '{0}'", "has a commission and no order"),
+        ("UPDATE conversion SET amount_minor = 30000 WHERE id = '{0}'", "booked is 250"),
+    ],
+)
+def test_what_is_gone_stops_no_replay_that_looks_back_at_orders(
+    sqlite_engine: Engine, statement: str, words: str
+) -> None:
+    with Session(sqlite_engine) as session:
+        session.execute(sa.text("PRAGMA defer_foreign_keys = ON"))
+        program, who = make.program(session), make.publisher(session)
+        make.plan(session, program, *PLANS["status of days"][0])
+        sale = make.conversion(session, program, who)
+        make.change(session, sale, ChangeKind.REFUND, amount_minor=5_000)
+        refund = accruals.Task(accruals.CHANGES, sale.id)
+        accruals.book(session, [_task(sale), refund], now=NOW)
+        assert replayed(session) == []
+        unlock(session, "booking", "conversion")
+        session.execute(sa.text(statement.format(sale.id)))
+
+        (found,) = replayed(session)
+
+        assert (found.invariant, found.subject) == (3, f"conversion {sale.id}")
+        assert words in found.detail
+        session.rollback()
+
+
 def test_only_what_occurred_in_the_period_is_asked_about_and_all_that_decides_is_read(
     sqlite_engine: Engine,
 ) -> None:

@@ -605,6 +605,12 @@ def test_the_replay_span_is_closed_under_the_plans_windows() -> None:
     assert end == datetime(2026, 6, 1, tzinfo=UTC)
     lifetime = plan_of(base(tiers=tiers(level, window="lifetime")))
     assert replay_span(lifetime, order) == (None, None)
+    once = {"fixed_minor": 1, "threshold_minor": 9, "window": "calendar_month"}
+    bonus = {"id": "b", "kind": "bonus", "pay": once}
+    assert replay_span(plan_of(base(), bonus), order) == march
+    # Whoever had it in another month does not get it again.
+    ever = {**bonus, "pay": {**once, "once_per_publisher": True}}
+    assert replay_span(plan_of(base(), ever), order) == (None, None)
 
 
 # Histories for the properties: three publishers, two months, refunds, decisions and holds.

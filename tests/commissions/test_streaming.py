@@ -24,7 +24,7 @@ KINDS = {
     for name, rules in LATER.items()
 }
 STATUS = [{"from": 0, "percent": "2"}, {"from": 9_000, "percent": "6", "flat_minor": 11}]
-APPROVED = {
+APPROVED: dict[str, Any] = {
     "rate_clock": "approved",
     "rules": [
         FLAT | {"effective_to": (START + timedelta(days=30)).isoformat()},
@@ -124,8 +124,8 @@ def streamed(plan: Plan, events: Sequence[Event]) -> dict[str, Priced]:
     of: dict[str, list[Event]] = {}
     for event in events:
         if not isinstance(event, Clock):
-            one = event.id if isinstance(event, Order) else event.conversion
-            of.setdefault(one, []).append(event)
+            order_id = event.id if isinstance(event, Order) else event.conversion
+            of.setdefault(order_id, []).append(event)
     stream = Stream(plan)
     seen = {one: stream.see(own) for one, own in of.items()}
     if stream.is_measured:
