@@ -4,14 +4,16 @@ Every answer leans to one side: where more cannot be proved, it is less.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from commissions.plan_document import Bonus, Plan, Rule, Tiers
-from commissions.tiers import Level, level_at
+from commissions.tiers import ORDER_WINDOW, Level, level_at
 
 _NOTHING = Level(0)
+_ALWAYS, _FOREVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _CAP_PATHS = {
     "publisher_minor": "caps.per_publisher_window_minor",
     "publisher_count": "caps.per_publisher_window_count",
@@ -54,7 +56,7 @@ class Counting(NamedTuple):
 
 def why_less(before: Rule, after: Rule, counting: Counting) -> str:
     """Why `after` might pay less than `before`; empty when it cannot."""
-    if before.base != after.base and any(level.percent for level in levels_of(before)):
+    if before.base != after.base and _uses_base(before, after):
         return Less.BASE
     if _tightened(before.per_unit_cap_minor, after.per_unit_cap_minor) or _tightened(
         before.per_order_cap_minor, after.per_order_cap_minor
@@ -128,6 +130,15 @@ def _why_less_caps(before: Plan, after: Plan) -> Iterator[tuple[str, str]]:
             yield _CAP_PATHS[name], Less.CAP
 
 
+def _uses_base(before: Rule, after: Rule) -> bool:
+    """Whether the base is paid a part of, or moves a counter that decides what is paid."""
+    summed = any(
+        one.tiers is not None and one.tiers.measure in {"sales", "commissionable"}
+        for one in (before, after)
+    )
+    return summed or any(level.percent for level in levels_of(before))
+
+
 def _why_less_rate(before: Rule, after: Rule, counting: Counting) -> str:
     most, least = _extreme(before, max), _extreme(after, min)
     mine = before.tiers
@@ -163,7 +174,7 @@ def _why_less_levels(mine: Tiers, theirs: Tiers) -> str:
 def _why_less_counter(before: Rule, after: Rule, counting: Counting) -> str:
     """A counter that counts less reaches its levels later."""
     mine, theirs = before.tiers, after.tiers
-    if mine is None or theirs is None or not mine.counted:
+    if mine is None or theirs is None or mine.measure == "order_total":
         return ""
     if not _same_places(before, after, mine.scope, counting):
         return Less.COUNTER
@@ -171,9 +182,26 @@ def _why_less_counter(before: Rule, after: Rule, counting: Counting) -> str:
         # Every order in its scope counts, whichever rule pays it, while the rule is in force.
         dates = [(one.effective_from, one.effective_to) for one in (before, after)]
         return "" if dates[0] == dates[1] else Less.COUNTER
+    starts, ends = _dates(before, after)
+    if starts[1] > starts[0] or ends[1] < ends[0] or not counting.everything:
+        return Less.COUNTER
+    if counting.no_more and starts[0] == starts[1] and ends[0] == ends[1]:
+        return ""
+    # Where more is counted, an order may skip the level whose flat amount it was due, or another
+    # publisher may enter it first.
+    flats = any(level.flat_minor for level in mine.levels)
     rising = all(_covers(high, low) for low, high in pairwise(levels_of(after)))
-    enough = counting.everything and (counting.no_more or rising)
-    return "" if enough else Less.COUNTER
+    return "" if rising and not flats else Less.COUNTER
+
+
+def _dates(before: Rule, after: Rule) -> tuple[tuple[datetime, datetime], ...]:
+    """When the two begin to count, and when they end; always where each order is its own."""
+    if before.tiers is None or before.tiers.window == ORDER_WINDOW:
+        return (_ALWAYS, _ALWAYS), (_FOREVER, _FOREVER)
+    return (
+        (before.effective_from or _ALWAYS, after.effective_from or _ALWAYS),
+        (before.effective_to or _FOREVER, after.effective_to or _FOREVER),
+    )
 
 
 def _same_places(before: Rule, after: Rule, scope: tuple[str, ...], counting: Counting) -> bool:
@@ -215,7 +243,14 @@ def _bonus_covers(before: Plan, mine: Rule, after: Plan, theirs: Rule) -> bool:
         and not _tightened(mine.per_order_cap_minor, theirs.per_order_cap_minor)
         and theirs.per_order_min_minor >= mine.per_order_min_minor
         and _as_easy(first, second)
+        and (first.threshold_minor == second.threshold_minor or _is_fixed(mine))
     )
+
+
+def _is_fixed(rule: Rule) -> bool:
+    """Whether every order that takes the bonus takes the same; a lower threshold moves it."""
+    pay, bonus = rule.pay, rule.bonus
+    return not (pay.percent or pay.per_unit or (bonus and bonus.percent_of_commission))
 
 
 def _as_easy(mine: Bonus, theirs: Bonus) -> bool:

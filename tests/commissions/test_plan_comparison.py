@@ -37,6 +37,12 @@ def lowered(before: Plan, after: Plan) -> list[tuple[str | None, str | None, str
     return [(one.before, one.after, one.path, one.reason) for one in found]
 
 
+def bonus(pay: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "b", "kind": "bonus", "pay": {**pay, "window": "calendar_month"}}
+
+
+ENTERED = {"from": 3, "percent": "5", "flat_minor": 50}
+BASKET = {"mode": "order", "window": "order", "measure": "units"}
 LOW, HIGH = {"from": 1, "percent": "5"}, {"from": 3, "percent": "8"}
 FLAT = plan_of(flat("all", "5"))
 TIERED = plan_of(tiered("all", LOW, HIGH))
@@ -125,6 +131,43 @@ def test_what_pays_at_least_as_much_is_not_lower(before: Plan, after: Plan) -> N
             plan_of(flat("all", "9"), {"id": "b", "kind": "bonus", "pay": {"percent": "0.5"}}),
             (None, None, "rules.b", "lower_bonus"),
         ),
+        # A smaller order reaches the lower threshold, and takes its share of less.
+        (
+            plan_of(flat("all", "5"), bonus({"percent": "1", "threshold_minor": 900})),
+            plan_of(flat("all", "5"), bonus({"percent": "1", "threshold_minor": 100})),
+            (None, None, "rules.b", "lower_bonus"),
+        ),
+        # What the dearer rule takes away is no longer in the basket that the rule looks at.
+        (
+            plan_of(tiered("all", LOW, HIGH, **BASKET)),
+            plan_of(
+                tiered("all", LOW, HIGH, **BASKET), flat("books", "9", when={"category": ["books"]})
+            ),
+            ("all", "all", "", "other_counter"),
+        ),
+        # Orders from before the rule was in force were in its counter.
+        (
+            TIERED,
+            plan_of({**tiered("all", LOW, HIGH), "effective_from": "2026-02-10T00:00:00Z"}),
+            ("all", "all", "", "other_counter"),
+        ),
+        # Orders of other countries may pass the level whose flat amount an order was due.
+        (
+            plan_of(tiered("de", ENTERED, when={"country": ["DE"]})),
+            plan_of(tiered("all", ENTERED)),
+            ("de", "all", "", "other_counter"),
+        ),
+        # What is paid once an order does not hang on the base, the counter that decides it does.
+        (
+            plan_of(tiered("all", {"from": 0, "fixed_minor": 5}, measure="commissionable")),
+            plan_of(
+                {
+                    **tiered("all", {"from": 0, "fixed_minor": 5}, measure="commissionable"),
+                    "base": "revenue",
+                }
+            ),
+            ("all", "all", "", "other_base"),
+        ),
     ],
 )
 def test_what_may_pay_less_is_named(
@@ -198,6 +241,32 @@ _CAPS = st.fixed_dictionaries(
 )
 
 
+_WINDOWS = {
+    "graduated": ["calendar_month", "rolling_7d", "order"],
+    "volume": ["calendar_month", "rolling_7d"],
+    "status": ["calendar_month", "rolling_7d"],
+    "order": ["order"],
+}
+_BASE = st.sampled_from(["net", "revenue"])
+_FROM = st.sampled_from(["2026-02-01T00:00:00Z", "2026-03-05T00:00:00Z"])
+_BONUS = st.fixed_dictionaries(
+    {"percent": st.sampled_from(["1", "2"])},
+    optional={
+        "threshold_minor": st.sampled_from([500, 1500]),
+        "once_per_publisher": st.booleans(),
+        "fixed_minor": st.sampled_from([5, 9]),
+    },
+).map(lambda pay: pay | ({"window": "calendar_month"} if "threshold_minor" in pay else {}))
+_PROGRAM = st.fixed_dictionaries(
+    {},
+    optional={
+        "per_publisher_window_count": st.sampled_from([1, 3]),
+        "per_publisher_window_minor": st.sampled_from([60, 200]),
+    },
+).map(lambda caps: caps | {"window": "calendar_month"} if caps else caps)
+_PROGRAMS = _PROGRAM.map(lambda caps: (caps, caps)) | st.tuples(_PROGRAM, _PROGRAM)
+
+
 @st.composite
 def _levels(draw: st.DrawFn, start: int) -> list[dict[str, Any]]:
     starts = sorted(draw(st.sets(st.sampled_from([start, 2, 4, 1500]), min_size=1, max_size=3)))
@@ -211,43 +280,61 @@ def _levels(draw: st.DrawFn, start: int) -> list[dict[str, Any]]:
 def _pays(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         return {"pay": {"percent": draw(_PERCENTS), "fixed_minor": draw(st.sampled_from([0, 9]))}}
-    mode = draw(st.sampled_from(["graduated", "volume", "order"]))
-    measures = ["order_total"] if mode == "order" else ["count", "units", "sales", "commissionable"]
-    measure = draw(st.sampled_from(measures))
+    mode = draw(st.sampled_from(sorted(_WINDOWS)))
+    own = ["order_total"] if mode == "order" else []
+    measure = draw(st.sampled_from([*own, "count", "units", "sales", "commissionable"]))
+    measure = "order_total" if (mode, measure) == ("order", "sales") else measure
     return {
         "tiers": {
             "mode": mode,
             "measure": measure,
-            "window": "order" if mode == "order" else "calendar_month",
+            "window": draw(st.sampled_from(_WINDOWS[mode])),
+            "scope": draw(st.sampled_from([["publisher"], ["program"]])),
             "levels": draw(_levels(1 if measure in {"count", "units"} else 0)),
         }
     }
 
 
 @st.composite
+def _rule(draw: st.DrawFn, rule_id: str) -> dict[str, Any]:
+    fields = {"when": draw(_WHEN), "caps": draw(_CAPS), "base": draw(_BASE)}
+    return {"id": rule_id, "effective_from": draw(_FROM), **fields, **draw(_pays())}
+
+
+@st.composite
+def _changed(draw: st.DrawFn, rule: dict[str, Any]) -> dict[str, Any]:
+    if rule.get("kind") == "bonus":
+        return rule | {"pay": draw(_BONUS)}
+    if draw(st.integers(0, 6)) == 0:
+        rest = {name: value for name, value in rule.items() if name not in {"pay", "tiers"}}
+        return rest | draw(_pays())
+    ways = {
+        "when": _WHEN,
+        "caps": _CAPS,
+        "base": _BASE,
+        "effective_from": _FROM,
+        "priority": st.integers(0, 2),
+    }
+    name = draw(st.sampled_from(sorted(ways)))
+    return rule | {name: draw(ways[name])}
+
+
+@st.composite
 def _plans(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rules, and the same after a few changes: most of what is random pays less for somebody."""
-    rules = [
-        {"id": f"r{at}", "when": draw(_WHEN), "caps": draw(_CAPS), **draw(_pays())}
-        for at in range(draw(st.integers(1, 3)))
-    ]
+    rules = [draw(_rule(f"r{at}")) for at in range(draw(st.integers(1, 3)))]
+    if draw(st.booleans()):
+        rules.append({"id": "b", "kind": "bonus", "pay": draw(_BONUS)})
     after = [dict(rule) for rule in rules]
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(after) - 1))
-        change = draw(st.sampled_from(["pay", "when", "caps", "add", "double", "priority"]))
-        if change == "pay":
-            after[at] = {n: v for n, v in after[at].items() if n not in {"pay", "tiers"}}
-            after[at] |= draw(_pays())
-        elif change == "when":
-            after[at] = after[at] | {"when": draw(_WHEN)}
-        elif change == "caps":
-            after[at] = after[at] | {"caps": draw(_CAPS)}
-        elif change == "add":
+        change = draw(st.sampled_from(["add", "double", "change", "change"]))
+        if change == "add":
             after.append({"id": f"n{len(after)}", "when": draw(_WHEN), "pay": {"percent": "9"}})
         elif change == "double":
             after.append(after[at] | {"id": f"d{len(after)}", "when": draw(_WHEN)})
         else:
-            after[at] = after[at] | {"priority": draw(st.integers(0, 2))}
+            after[at] = draw(_changed(after[at]))
     return rules, after
 
 
@@ -257,12 +344,13 @@ def _orders(draw: st.DrawFn) -> list[dict[str, Any]]:
         {
             "id": f"s{at}",
             "publisher": draw(st.sampled_from(["p1", "p2"])),
-            "at": "2026-03-10T12:00:00Z",
+            "at": f"2026-03-{draw(st.integers(1, 12)):02}T12:00:00Z",
             "country": draw(st.sampled_from([*COUNTRIES, None])),
             "lines": [
                 {
                     "net_minor": draw(st.sampled_from([0, 250, 700, 1400])),
                     "qty": draw(st.integers(1, 2)),
+                    "revenue_minor": draw(st.sampled_from([None, 100, 900])),
                     "category": draw(st.sampled_from([*CATEGORIES, None])),
                 }
                 for _ in range(draw(st.integers(1, 3)))
@@ -272,19 +360,21 @@ def _orders(draw: st.DrawFn) -> list[dict[str, Any]]:
     ]
 
 
-def _parsed(rules: list[dict[str, Any]]) -> Plan | None:
+def _parsed(rules: list[dict[str, Any]], caps: dict[str, Any]) -> Plan | None:
     try:
-        return plan_of(*rules)
+        return plan_of(*rules, caps=caps)
     except PlanError:
         return None
 
 
 @settings(max_examples=300)
-@given(rules=_plans(), orders=_orders())
+@given(rules=_plans(), caps=_PROGRAMS, orders=_orders())
 def test_nobody_earns_less_by_a_plan_that_is_not_lower(
-    rules: tuple[list[dict[str, Any]], list[dict[str, Any]]], orders: list[dict[str, Any]]
+    rules: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    caps: tuple[dict[str, Any], dict[str, Any]],
+    orders: list[dict[str, Any]],
 ) -> None:
-    before, after = _parsed(rules[0]), _parsed(rules[1])
+    before, after = (_parsed(*one) for one in zip(rules, caps, strict=True))
     if before is None or after is None or lowered(before, after):
         return
     clean = [{name: v for name, v in order.items() if v is not None} for order in orders]
@@ -296,9 +386,10 @@ def test_nobody_earns_less_by_a_plan_that_is_not_lower(
     sums = []
     for plan in (before, after):
         earned: dict[str, int] = {}
-        for order, priced in zip(clean, evaluate(plan, events).values(), strict=True):
+        found = evaluate(plan, events)
+        for order in clean:
             who = order["publisher"]
-            earned[who] = earned.get(who, 0) + priced.commission_minor
+            earned[who] = earned.get(who, 0) + found[order["id"]].commission_minor
         sums.append(earned)
 
     assert all(sums[1][who] >= minor for who, minor in sums[0].items())

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlmodel import Session, select
 
-from commissions import accruals, plan_jobs, simulations
+from commissions import accruals, fx_rates, plan_jobs, simulations
+from commissions.fx_rates import Quote
 from commissions.models import Booking
 from commissions.periods import Period
 from commissions.rules import parse_plan
@@ -111,6 +112,28 @@ def test_an_exclusive_coupon_pays_its_owner_in_the_draft(engine: Engine) -> None
         found = simulations.run(session, period, plan, progress=lambda *_: None).as_json()
     assert row(found["publishers"], one.id) == (1, 1000, 0)
     assert row(found["publishers"], owner.id) == (0, 0, 1000)
+
+
+def test_shares_and_other_currencies_are_simulated_as_they_are_booked(engine: Engine) -> None:
+    with unit_of_work(engine) as session:
+        program = make.program(session)
+        one, other = make.publisher(session), make.publisher(session)
+        make.plan(session, program)
+        sell(session, program, one, currency="USD", amount_minor=3_000)
+        quote = Quote(NOW.date() - timedelta(days=1), "EUR", "USD", "2")
+        fx_rates.record(session, "ecb", [quote], actor="t", now=NOW)
+        sell(session, program, other, currency="USD", amount_minor=20_000)
+        sell(session, program, one, shares=[(one, 2, 3), (other, 1, 3)])
+    plan = parse_plan(draft({"id": "all", "pay": {"percent": "5"}}))
+    with reading(engine) as session:
+        period = Period(program.id, START, END)
+        found = simulations.run(session, period, plan, progress=lambda *_: None).as_json()
+
+    # The first order still waits for its rate: it earns nothing in either.
+    assert row([found["all"]], "") == (3, 2000, 1000)
+    assert row(found["publishers"], one.id) == (2, 667, 333)
+    assert row(found["publishers"], other.id) == (1, 1333, 667)
+    assert found["orders_unconvertible"] == 1
 
 
 def test_a_simulation_is_a_job_and_books_nothing(engine: Engine) -> None:
